@@ -1,0 +1,119 @@
+using System.Runtime.InteropServices;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>The CPU as a device: float32 through Vector512, Vector256 or scalar kernels, on a fixed set of threads.</summary>
+public sealed unsafe partial class CpuBackend : Backend
+{
+    private readonly Rows _rows;
+    private readonly HostStorage?[] _scratch = new HostStorage?[ScratchSlots];
+    private const int ScratchSlots = 8;
+
+    /// <param name="threads">Compute threads, the caller's included; 0 = all that the process may use (container limits respected).</param>
+    /// <param name="level">Vector width; none = the best this machine has. A lower one is for tests and comparisons.</param>
+    public CpuBackend(int threads = 0, SimdLevel? level = null)
+    {
+        Level = level ?? Simd.Best;
+        if (Level > Simd.Best)
+            throw new DeviceException($"device 'cpu': SIMD level {Level} was asked for, but this machine or runtime setting has only {Simd.Best}.");
+        _rows = new Rows(threads > 0 ? threads : Environment.ProcessorCount);
+    }
+
+    public SimdLevel Level { get; }
+    public int Threads => _rows.Threads;
+    public override string Name => "cpu";
+    public override string Description => $"CPU, {Threads} thread{(Threads == 1 ? "" : "s")}, {Level switch
+    {
+        SimdLevel.Vector512 => "AVX-512 (16 lanes)",
+        SimdLevel.Vector256 => "AVX2 (8 lanes)",
+        _ => "scalar",
+    }}";
+
+    /// <summary>Bytes handed out by <see cref="Allocate"/> and not yet disposed.</summary>
+    public long AllocatedBytes => Interlocked.Read(ref _allocated);
+    private long _allocated;
+
+    public override long OwnBytes => _scratch.Sum(s => s?.Bytes ?? 0);
+
+    public override Storage Allocate(long bytes)
+    {
+        Interlocked.Add(ref _allocated, bytes);
+        return new HostStorage(bytes, () => Interlocked.Add(ref _allocated, -bytes));
+    }
+
+    public override void Upload(Tensor destination, ReadOnlySpan<byte> source)
+    {
+        if (source.Length != destination.Bytes)
+            throw new ArgumentException($"Upload: {source.Length} bytes into a tensor of {destination.Bytes}.");
+        source.CopyTo(new Span<byte>((void*)destination.HostAddress, source.Length));
+    }
+
+    public override void Download(Span<byte> destination, Tensor source)
+    {
+        if (destination.Length != source.Bytes)
+            throw new ArgumentException($"Download: a tensor of {source.Bytes} bytes into {destination.Length}.");
+        new ReadOnlySpan<byte>((void*)source.HostAddress, destination.Length).CopyTo(destination);
+    }
+
+    public override void Dispose()
+    {
+        _rows.Dispose();
+        foreach (HostStorage? s in _scratch) s?.Dispose();
+    }
+
+    /// <summary>
+    /// Grow-only working memory of one op call. Slots let one op hold several; an op that calls another op must use other slots.
+    /// Growth happens in the first step only, since a step repeats its shapes.
+    /// </summary>
+    internal byte* Scratch(int slot, long bytes)
+    {
+        if (_scratch[slot] is not { } s || s.Bytes < bytes)
+        {
+            _scratch[slot]?.Dispose();
+            _scratch[slot] = s = new HostStorage(bytes, null);
+        }
+        return (byte*)s.Address;
+    }
+}
+
+/// <summary>Host memory outside the managed heap: aligned to 64 bytes, zeroed, in huge pages where the system offers them.</summary>
+internal sealed unsafe class HostStorage : Storage
+{
+    private const nuint Alignment = 64;
+    private const nuint HugePage = 2 << 20;
+    private void* _memory;
+    private readonly Action? _freed;
+
+    public HostStorage(long bytes, Action? freed) : base(bytes)
+    {
+        _freed = freed;
+        nuint size = (nuint)Math.Max(bytes, 64), alignment = size >= HugePage ? HugePage : Alignment;
+        try
+        {
+            _memory = NativeMemory.AlignedAlloc(size, alignment);
+        }
+        catch (OutOfMemoryException e)
+        {
+            throw new DeviceMemoryException(
+                $"device 'cpu': {bytes:N0} bytes were asked for and the system refused. A smaller batch needs less; mim plan forecasts it.", e);
+        }
+        if (size >= HugePage && OperatingSystem.IsLinux()) _ = MAdvise(_memory, size, 14 /* MADV_HUGEPAGE: fewer TLB misses; a hint, may fail */);
+        NativeMemory.Clear(_memory, size);
+    }
+
+    public override nint Address => (nint)_memory;
+
+    public override void Dispose()
+    {
+        if (_memory == null) return;
+        NativeMemory.AlignedFree(_memory);
+        _memory = null;
+        _freed?.Invoke();
+        GC.SuppressFinalize(this);
+    }
+
+    ~HostStorage() => Dispose();
+
+    [DllImport("libc", EntryPoint = "madvise")]
+    private static extern int MAdvise(void* address, nuint length, int advice);
+}

@@ -1,0 +1,206 @@
+using System.Numerics;
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>Which width of vector the kernels use.</summary>
+public enum SimdLevel : byte { Scalar, Vector256, Vector512 }
+
+/// <summary>
+/// A vector of float32 as a type, so that one generic kernel body is compiled for 16, 8 and 1 lanes. The JIT specialises generics over
+/// structs: no call, box or branch remains.
+/// </summary>
+internal unsafe interface ILanes<TSelf> where TSelf : struct, ILanes<TSelf>
+{
+    static abstract int Count { get; }
+    static abstract TSelf Zero { get; }
+    static abstract TSelf All(float value);
+    static abstract TSelf Load(float* p);
+
+    /// <summary>The first <paramref name="n"/> &lt; Count floats, the rest 0; touches no byte past them.</summary>
+    static abstract TSelf LoadFirst(float* p, int n);
+
+    /// <summary>Count bytes, each as a float.</summary>
+    static abstract TSelf LoadBytes(byte* p);
+    void Store(float* p);
+    void StoreFirst(float* p, int n);
+    static abstract TSelf operator +(TSelf a, TSelf b);
+    static abstract TSelf operator -(TSelf a, TSelf b);
+    static abstract TSelf operator *(TSelf a, TSelf b);
+    static abstract TSelf operator /(TSelf a, TSelf b);
+
+    /// <summary>a·b + c, rounded once where the width has FMA.</summary>
+    static abstract TSelf MulAdd(TSelf a, TSelf b, TSelf c);
+    static abstract TSelf Max(TSelf a, TSelf b);
+    static abstract TSelf Min(TSelf a, TSelf b);
+    static abstract TSelf Abs(TSelf a);
+    static abstract TSelf Sqrt(TSelf a);
+
+    /// <summary>Nearest integer, ties to even.</summary>
+    static abstract TSelf Round(TSelf a);
+
+    /// <summary>2^n for integer-valued n in [−126, 127].</summary>
+    static abstract TSelf PowerOfTwo(TSelf n);
+
+    /// <summary>The magnitude of <paramref name="magnitude"/> with the sign bit of <paramref name="sign"/>.</summary>
+    static abstract TSelf CopySign(TSelf magnitude, TSelf sign);
+
+    /// <summary>a &gt; b ? yes : no, lane for lane; NaN compares false.</summary>
+    static abstract TSelf Where(TSelf a, TSelf b, TSelf yes, TSelf no);
+
+    /// <summary>Sum of the lanes, in a fixed tree order.</summary>
+    float Sum();
+    float Largest();
+}
+
+/// <summary>16 lanes: AVX-512.</summary>
+internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
+{
+    public readonly Vector512<float> V = v;
+    public static int Count => 16;
+    public static Lanes16 Zero => new(Vector512<float>.Zero);
+    public static Lanes16 All(float value) => new(Vector512.Create(value));
+    public static Lanes16 Load(float* p) => new(Vector512.Load(p));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 LoadFirst(float* p, int n) => new(Avx512F.MaskLoad(p, Mask(n), Vector512<float>.Zero));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 LoadBytes(byte* p) => new(Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(p))));
+    public void Store(float* p) => V.Store(p);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void StoreFirst(float* p, int n) => Avx512F.MaskStore(p, Mask(n), V);
+    public static Lanes16 operator +(Lanes16 a, Lanes16 b) => new(a.V + b.V);
+    public static Lanes16 operator -(Lanes16 a, Lanes16 b) => new(a.V - b.V);
+    public static Lanes16 operator *(Lanes16 a, Lanes16 b) => new(a.V * b.V);
+    public static Lanes16 operator /(Lanes16 a, Lanes16 b) => new(a.V / b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 MulAdd(Lanes16 a, Lanes16 b, Lanes16 c) => new(Avx512F.FusedMultiplyAdd(a.V, b.V, c.V));
+    public static Lanes16 Max(Lanes16 a, Lanes16 b) => new(Avx512F.Max(a.V, b.V));
+    public static Lanes16 Min(Lanes16 a, Lanes16 b) => new(Avx512F.Min(a.V, b.V));
+    public static Lanes16 Abs(Lanes16 a) => new(Vector512.Abs(a.V));
+    public static Lanes16 Sqrt(Lanes16 a) => new(Vector512.Sqrt(a.V));
+    public static Lanes16 Round(Lanes16 a) => new(Avx512F.RoundScale(a.V, 0));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 PowerOfTwo(Lanes16 n)
+        => new(((Vector512.ConvertToInt32Native(n.V) + Vector512.Create(127)) << 23).AsSingle());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 CopySign(Lanes16 magnitude, Lanes16 sign)
+        => new(Vector512.ConditionalSelect(Vector512.Create(int.MinValue).AsSingle(), sign.V, magnitude.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 Where(Lanes16 a, Lanes16 b, Lanes16 yes, Lanes16 no)
+        => new(Vector512.ConditionalSelect(Vector512.GreaterThan(a.V, b.V), yes.V, no.V));
+    public float Sum() => new Lanes8(V.GetLower() + V.GetUpper()).Sum();
+    public float Largest() => new Lanes8(Vector256.Max(V.GetLower(), V.GetUpper())).Largest();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Mask(int n)
+        => Vector512.GreaterThan(Vector512.Create(n), Vector512<int>.Indices).AsSingle();
+}
+
+/// <summary>8 lanes: AVX2 with FMA.</summary>
+internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
+{
+    public readonly Vector256<float> V = v;
+    public static int Count => 8;
+    public static Lanes8 Zero => new(Vector256<float>.Zero);
+    public static Lanes8 All(float value) => new(Vector256.Create(value));
+    public static Lanes8 Load(float* p) => new(Vector256.Load(p));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 LoadFirst(float* p, int n) => new(Avx.MaskLoad(p, Mask(n)));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 LoadBytes(byte* p) => new(Vector256.ConvertToSingle(Avx2.ConvertToVector256Int32(p)));
+    public void Store(float* p) => V.Store(p);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void StoreFirst(float* p, int n) => Avx.MaskStore(p, Mask(n), V);
+    public static Lanes8 operator +(Lanes8 a, Lanes8 b) => new(a.V + b.V);
+    public static Lanes8 operator -(Lanes8 a, Lanes8 b) => new(a.V - b.V);
+    public static Lanes8 operator *(Lanes8 a, Lanes8 b) => new(a.V * b.V);
+    public static Lanes8 operator /(Lanes8 a, Lanes8 b) => new(a.V / b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 MulAdd(Lanes8 a, Lanes8 b, Lanes8 c) => new(Fma.MultiplyAdd(a.V, b.V, c.V));
+    public static Lanes8 Max(Lanes8 a, Lanes8 b) => new(Avx.Max(a.V, b.V));
+    public static Lanes8 Min(Lanes8 a, Lanes8 b) => new(Avx.Min(a.V, b.V));
+    public static Lanes8 Abs(Lanes8 a) => new(Vector256.Abs(a.V));
+    public static Lanes8 Sqrt(Lanes8 a) => new(Vector256.Sqrt(a.V));
+    public static Lanes8 Round(Lanes8 a) => new(Avx.RoundToNearestInteger(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 PowerOfTwo(Lanes8 n)
+        => new(((Vector256.ConvertToInt32Native(n.V) + Vector256.Create(127)) << 23).AsSingle());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 CopySign(Lanes8 magnitude, Lanes8 sign)
+        => new(Vector256.ConditionalSelect(Vector256.Create(int.MinValue).AsSingle(), sign.V, magnitude.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 Where(Lanes8 a, Lanes8 b, Lanes8 yes, Lanes8 no)
+        => new(Vector256.ConditionalSelect(Vector256.GreaterThan(a.V, b.V), yes.V, no.V));
+    public float Sum()
+    {
+        Vector128<float> four = V.GetLower() + V.GetUpper();
+        return four[0] + four[2] + (four[1] + four[3]);
+    }
+
+    public float Largest()
+    {
+        Vector128<float> four = Vector128.Max(V.GetLower(), V.GetUpper());
+        return MathF.Max(MathF.Max(four[0], four[2]), MathF.Max(four[1], four[3]));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> Mask(int n)
+        => Vector256.GreaterThan(Vector256.Create(n), Vector256<int>.Indices).AsSingle();
+}
+
+/// <summary>One lane: any machine.</summary>
+internal readonly unsafe struct Lanes1(float v) : ILanes<Lanes1>
+{
+    public readonly float V = v;
+    public static int Count => 1;
+    public static Lanes1 Zero => default;
+    public static Lanes1 All(float value) => new(value);
+    public static Lanes1 Load(float* p) => new(*p);
+    public static Lanes1 LoadFirst(float* p, int n) => default;
+    public static Lanes1 LoadBytes(byte* p) => new(*p);
+    public void Store(float* p) => *p = V;
+    public void StoreFirst(float* p, int n) { }
+    public static Lanes1 operator +(Lanes1 a, Lanes1 b) => new(a.V + b.V);
+    public static Lanes1 operator -(Lanes1 a, Lanes1 b) => new(a.V - b.V);
+    public static Lanes1 operator *(Lanes1 a, Lanes1 b) => new(a.V * b.V);
+    public static Lanes1 operator /(Lanes1 a, Lanes1 b) => new(a.V / b.V);
+    public static Lanes1 MulAdd(Lanes1 a, Lanes1 b, Lanes1 c) => new(a.V * b.V + c.V);
+
+    // As the vector instructions have it: the second operand if either is NaN.
+    public static Lanes1 Max(Lanes1 a, Lanes1 b) => a.V > b.V ? a : b;
+    public static Lanes1 Min(Lanes1 a, Lanes1 b) => a.V < b.V ? a : b;
+    public static Lanes1 Abs(Lanes1 a) => new(MathF.Abs(a.V));
+    public static Lanes1 Sqrt(Lanes1 a) => new(MathF.Sqrt(a.V));
+    public static Lanes1 Round(Lanes1 a) => new(MathF.Round(a.V));
+    public static Lanes1 PowerOfTwo(Lanes1 n) => new(BitConverter.Int32BitsToSingle(((int)n.V + 127) << 23));
+    public static Lanes1 CopySign(Lanes1 magnitude, Lanes1 sign) => new(MathF.CopySign(magnitude.V, sign.V));
+    public static Lanes1 Where(Lanes1 a, Lanes1 b, Lanes1 yes, Lanes1 no) => a.V > b.V ? yes : no;
+    public float Sum() => V;
+    public float Largest() => V;
+}
+
+/// <summary>What the process may use.</summary>
+internal static class Simd
+{
+    /// <summary>The widest level whose every instruction the lanes above need is there.</summary>
+    public static SimdLevel Best
+        => Vector512.IsHardwareAccelerated && Avx512F.IsSupported && Avx512BW.IsSupported && Avx512DQ.IsSupported ? SimdLevel.Vector512
+        : Avx2.IsSupported && Fma.IsSupported ? SimdLevel.Vector256
+        : SimdLevel.Scalar;
+}

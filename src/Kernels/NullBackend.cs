@@ -1,0 +1,82 @@
+namespace MimEngine.Kernels;
+
+/// <summary>Does nothing, owns nothing: forecasts memory (every allocation is counted, none is made) and shows the host's own overhead.</summary>
+public sealed class NullBackend : Backend
+{
+    private sealed class Nowhere(long bytes) : Storage(bytes)
+    {
+        public override void Dispose() { }
+    }
+
+    public override string Name => "null";
+    public override string Description => "no device: plans memory, computes nothing";
+
+    /// <summary>Bytes asked for so far.</summary>
+    public long AllocatedBytes { get; private set; }
+
+    public override Storage Allocate(long bytes)
+    {
+        AllocatedBytes += bytes;
+        return new Nowhere(bytes);
+    }
+
+    public override void Upload(Tensor destination, ReadOnlySpan<byte> source) { }
+    public override void Download(Span<byte> destination, Tensor source) => destination.Clear();
+    public override void Fill(Tensor y, float value) { }
+    public override void Copy(Tensor y, Tensor x) { }
+    public override void AddScaled(Tensor y, Tensor x, float a, float b) { }
+    public override void Dispose() { }
+
+    public override void LinearForward(Tensor y, Tensor x, Tensor w, Tensor? b) { }
+    public override void LinearBackward(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w) { }
+    public override void GeluForward(Tensor y, Tensor x) { }
+    public override void GeluBackward(Grad dx, Tensor dy, Tensor x) { }
+    public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma, Tensor? rowScale) { }
+    public override void ScaleAddBackward(Tensor branch, Tensor? scaled, Tensor dy, Tensor? gamma, Tensor? rowScale) { }
+    public override void LayerScaleBackward(Grad dgamma, Grad dw, Grad db, Tensor raw, Tensor rawBias, Tensor w, Tensor? b,
+        Tensor gamma) { }
+
+    public override void LayerNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor gamma, Tensor beta, float eps) { }
+    public override void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd,
+        Tensor gamma) { }
+    public override void SoftmaxForward(Tensor y, Tensor x) { }
+    public override void SoftmaxBackward(Grad dx, Tensor dy, Tensor y) { }
+    public override void BatchNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor runningMean, Tensor runningVariance,
+        Tensor x, float eps, float momentum, bool training) { }
+    public override void BatchNormBackward(Grad dx, Tensor dy, Tensor x, Tensor mean, Tensor rstd, bool training) { }
+
+    public override void AttentionForward(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias) { }
+    public override void AttentionBackward(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads,
+        Tensor? bias) { }
+    public override void RelativePositionBiasForward(Tensor bias, Tensor table, int grid) { }
+    public override void RelativePositionBiasBackward(Grad dtable, Tensor dbias, int grid) { }
+
+    public override void Patchify(Tensor patches, Tensor images, int patch, PixelOrder order) { }
+    public override void Unpatchify(Tensor images, Tensor patches, int patch, PixelOrder order) { }
+    public override void AssembleTokensForward(Tensor y, Tensor x, Tensor? cls, Tensor? mask, Tensor? hidden, Tensor? pos) { }
+    public override void AssembleTokensBackward(Grad dx, Grad dcls, Grad dmask, Grad dpos, Tensor dy, Tensor? hidden) { }
+    public override void SliceTokensForward(Tensor y, Tensor x, int first) { }
+    public override void SliceTokensBackward(Grad dx, Tensor dy, int first) { }
+    public override void MeanTokensForward(Tensor y, Tensor x, int first) { }
+    public override void MeanTokensBackward(Grad dx, Tensor dy, int first) { }
+
+    public override void MaskedPixelLoss(Tensor loss, Tensor? dprediction, Tensor prediction, Tensor images, Tensor hidden,
+        Tensor? weights, int patch, PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) { }
+    public override void CrossEntropyLoss(Tensor loss, Tensor? dlogits, Tensor logits, Tensor targets, float scale) { }
+
+    public override void SquaredNorms(Tensor norms, Tensor gradient, ReadOnlySpan<UpdateSegment> segments) { }
+    public override void ClipScales(Tensor scales, Tensor total, Tensor norms, float max, bool perSegment) { }
+    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps) { }
+    public override void LarsStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
+        float momentum, float trust) { }
+    public override void SgdStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
+        float momentum) { }
+
+    public override void NormalizeImages(Tensor y, Tensor x, ReadOnlySpan<float> mean, ReadOnlySpan<float> std) { }
+    public override void Luma(Tensor gray, Tensor images, LumaWeights weights) { }
+    public override void FastKeypoints(Tensor keypoints, Tensor gray, int threshold, FastType type, bool suppress) { }
+    public override void MarkKeypoints(Tensor marks, Tensor keypoints, Mark mark) { }
+    public override void BoxDensity(Tensor density, Tensor marks, int cell) { }
+    public override void KeypointWeights(Tensor weights, Tensor density, float temperature) { }
+}
