@@ -17,6 +17,9 @@ public abstract partial class Backend : IDisposable
     /// <summary>One line for people: hardware, threads, instruction set.</summary>
     public abstract string Description { get; }
 
+    /// <summary>Element type of everything that is float32 in the contract: F64 in the oracle of the tests, F32 elsewhere.</summary>
+    public virtual DType Real => DType.F32;
+
     /// <summary>Allocates zeroed device memory, aligned to at least 64 bytes.</summary>
     /// <exception cref="DeviceMemoryException">The device has not that much left.</exception>
     public abstract Storage Allocate(long bytes);

@@ -1,0 +1,136 @@
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Autograd;
+
+/// <summary>A weight and its bias: the parameters of one linear layer, [out, in] and [out].</summary>
+public sealed record LinearParams(Param Weight, Param? Bias)
+{
+    public int Outputs => Weight.DeclaredShape.D0;
+    public int Inputs => Weight.DeclaredShape.Cols;
+}
+
+/// <summary>The differentiable operations: allocate, call the backend, record. One partial file a family.</summary>
+public static partial class Ops
+{
+    /// <summary>y = x·wᵀ + b.</summary>
+    public static Value Linear(this Tape t, Value x, LinearParams p)
+    {
+        int mark = t.Mark;
+        Value y = t.New(LinearShape(x, p), x.NeedsGrad || p.Weight.NeedsGrad);
+        t.Backend.LinearForward(y.Data, x.Data, p.Weight.Data, p.Bias?.Data);
+        t.Record<LinearNode>(y, mark)?.Set(x, p);
+        return y;
+    }
+
+    private sealed class LinearNode : Node
+    {
+        private Value _x = null!;
+        private LinearParams _p = null!;
+
+        public void Set(Value x, LinearParams p) => (_x, _p) = (x, p);
+
+        public override void Backward(Tape t) => t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias),
+            t.GradOf(Output), _x.Data, _p.Weight.Data);
+    }
+
+    /// <summary>y = GELU(x·wᵀ + b); the pre-activation is kept.</summary>
+    public static Value LinearGelu(this Tape t, Value x, LinearParams p)
+    {
+        int mark = t.Mark;
+        Shape shape = LinearShape(x, p);
+        Tensor h = t.Keep(shape);
+        Value y = t.New(shape, x.NeedsGrad || p.Weight.NeedsGrad);
+        t.Backend.LinearGeluForward(y.Data, h, x.Data, p.Weight.Data, p.Bias?.Data);
+        t.Record<LinearGeluNode>(y, mark)?.Set(x, p, h);
+        return y;
+    }
+
+    private sealed class LinearGeluNode : Node
+    {
+        private Value _x = null!;
+        private LinearParams _p = null!;
+        private Tensor _h;
+
+        public void Set(Value x, LinearParams p, Tensor h) => (_x, _p, _h) = (x, p, h);
+
+        public override void Backward(Tape t)
+        {
+            Tensor dh = t.GradOf(Output);   // nobody reads the gradient of y again: dh takes its memory
+            t.Backend.GeluBackward(Grad.Write(dh), dh, _h);
+            t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), dh, _x.Data, _p.Weight.Data);
+        }
+    }
+
+    /// <summary>y = residual + rowScale ⊙ gamma ⊙ (x·wᵀ + b).</summary>
+    /// <param name="gamma">(N) LayerScale or none.</param>
+    /// <param name="rowScale">(B) stochastic depth: 0 or 1/keep for each image, or none.</param>
+    public static Value LinearResidual(this Tape t, Value x, LinearParams p, Value residual, Param? gamma = null, Tensor? rowScale = null)
+    {
+        int mark = t.Mark;
+        Shape shape = LinearShape(x, p);
+        if (residual.Shape.Count != shape.Count)
+            throw new ArgumentException($"LinearResidual: the branch is {shape} but the residual is {residual.Shape}.");
+        Value y = t.New(residual.Shape, x.NeedsGrad || residual.NeedsGrad || p.Weight.NeedsGrad);
+        t.Backend.LinearResidualForward(y.Data, x.Data, p.Weight.Data, p.Bias?.Data, residual.Data, gamma?.Data, rowScale);
+        t.Record<LinearResidualNode>(y, mark)?.Set(x, p, residual, gamma, rowScale);
+        return y;
+    }
+
+    private sealed class LinearResidualNode : Node
+    {
+        private Value _x = null!, _residual = null!;
+        private LinearParams _p = null!;
+        private Param? _gamma;
+        private Tensor? _rowScale;
+
+        public void Set(Value x, LinearParams p, Value residual, Param? gamma, Tensor? rowScale)
+            => (_x, _p, _residual, _gamma, _rowScale) = (x, p, residual, gamma, rowScale);
+
+        public override void Backward(Tape t)
+        {
+            Tensor dy = t.GradOf(Output);
+            if (_gamma is null && _rowScale is null)
+                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), dy, _x.Data, _p.Weight.Data);
+            else if (_gamma is not { NeedsGrad: true } gamma)
+            {
+                Tensor branch = t.Scratch(dy.Shape);
+                t.Backend.ScaleAddBackward(branch, null, dy, _gamma?.Data, _rowScale);
+                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), branch, _x.Data, _p.Weight.Data);
+                t.Done(branch);
+            }
+            else LayerScaled(t, dy, gamma);
+            t.HandOver(Output, _residual);
+        }
+
+        /// <summary>gamma's gradient comes out of the weight gradient taken without gamma; see Backend.LayerScaleBackward.</summary>
+        private void LayerScaled(Tape t, Tensor dy, Param gamma)
+        {
+            Tensor branch = t.Scratch(dy.Shape), scaled = _rowScale is null ? dy : t.Scratch(dy.Shape);
+            t.Backend.ScaleAddBackward(branch, _rowScale is null ? null : scaled, dy, gamma.Data, _rowScale);
+            t.Backend.LinearBackward(t.GradFor(_x), Grad.None, Grad.None, branch, _x.Data, _p.Weight.Data);
+            t.Done(branch);
+            Tensor raw = t.Scratch(_p.Weight.Shape), rawBias = t.Scratch(gamma.Shape);
+            t.Backend.LinearBackward(Grad.None, Grad.Write(raw), Grad.Write(rawBias), scaled, _x.Data, _p.Weight.Data);
+            if (_rowScale is not null) t.Done(scaled);
+            t.Backend.LayerScaleBackward(t.GradFor(gamma), t.GradFor(_p.Weight), t.GradFor(_p.Bias), raw, rawBias, _p.Weight.Data,
+                _p.Bias?.Data, gamma.Data);
+            t.Done(raw);
+            t.Done(rawBias);
+        }
+    }
+
+    private static Shape LinearShape(Value x, LinearParams p)
+    {
+        if (x.Shape.Cols != p.Inputs)
+            throw new ArgumentException($"Linear: x is {x.Shape} but '{p.Weight.Name}' is {p.Weight.DeclaredShape}; columns must match.");
+        return WithCols(x.Shape, p.Outputs);
+    }
+
+    private static Shape WithCols(Shape s, int cols) => s.Rank switch
+    {
+        1 => new Shape(cols),
+        2 => new Shape(s.D0, cols),
+        3 => new Shape(s.D0, s.D1, cols),
+        _ => new Shape(s.D0, s.D1, s.D2, cols),
+    };
+}

@@ -1,0 +1,223 @@
+using System.Runtime.InteropServices;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Autograd;
+
+/// <summary>One recorded operation. Instances are kept by the tape and used again by the next step, so that recording allocates nothing.</summary>
+public abstract class Node
+{
+    internal Value Output = null!;
+    internal int FirstRented;
+
+    /// <summary>Turns the gradient of the output into gradients of the inputs.</summary>
+    public abstract void Backward(Tape t);
+
+    /// <summary>A loss starts a gradient instead of passing one on.</summary>
+    public virtual bool IsLoss => false;
+}
+
+/// <summary>What a recorded stretch of network keeps for backward.</summary>
+public enum Recompute : byte
+{
+    /// <summary>Everything: fastest.</summary>
+    None,
+
+    /// <summary>Its input only; the stretch runs again during backward (Chen et al. 2016).</summary>
+    Block,
+}
+
+/// <summary>A piece of network as one unit of recomputation and of inference memory.</summary>
+public interface IStretch
+{
+    /// <summary>Must be pure: the same output every time it runs within a step.</summary>
+    Value Forward(Tape t, Value x);
+}
+
+/// <summary>
+/// The autograd: a list of fused layers, recorded forward and unwound backward. A node owns the memory rented while it ran; unwinding it
+/// gives that memory back, so a step's memory is the stack of its nodes. Nothing here allocates once every node has been seen.
+/// </summary>
+public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Recompute.None)
+{
+    private readonly List<Node> _nodes = [];                          // recorded and not yet unwound
+    private readonly Dictionary<Type, Stack<Node>> _spare = [];       // instances to use again
+    private readonly List<Value> _values = [];                        // instances of the last steps, by position
+    private readonly List<Tensor> _rented = [];   // what live nodes own, in order
+    private int _valueCount, _noGrad;
+
+    public Backend Backend => backend;
+    public Arena Arena => arena;
+
+    /// <summary>False inside <see cref="NoGrad"/>.</summary>
+    public bool Recording => _noGrad == 0;
+
+    /// <summary>An activation; its memory lives until the op that made it has been unwound.</summary>
+    public Value New(Shape shape, bool needsGrad) => Wrap(Keep(shape), needsGrad && Recording);
+
+    /// <summary>Memory kept for backward beside the activation: statistics, log-sum-exps.</summary>
+    public Tensor Keep(Shape shape)
+    {
+        Tensor tensor = arena.Rent(shape, backend.Real);
+        _rented.Add(tensor);
+        return tensor;
+    }
+
+    /// <summary>Memory for the current op only; give it back with <see cref="Done"/>.</summary>
+    public Tensor Scratch(Shape shape) => arena.Rent(shape, backend.Real);
+
+    public void Done(Tensor scratch) => arena.Return(scratch);
+
+    /// <summary>A tensor owned by somebody else, as an input.</summary>
+    public Value Input(Tensor data, bool needsGrad = false) => Wrap(data, needsGrad);
+
+    /// <summary>Number of rented pieces: taken before an op's first <see cref="New"/>, handed to <see cref="Record{TNode}"/>.</summary>
+    public int Mark => _rented.Count;
+
+    /// <summary>
+    /// Records the op that made <paramref name="output"/> and everything rented since <paramref name="mark"/>, and returns its node for
+    /// the op to fill; null when nothing upstream needs a gradient.
+    /// </summary>
+    public TNode? Record<TNode>(Value output, int mark) where TNode : Node, new()
+    {
+        if (!Recording || !output.NeedsGrad) return null;
+        TNode node = Spare(typeof(TNode)).TryPop(out Node? used) ? (TNode)used : new TNode();
+        (node.Output, node.FirstRented) = (output, mark);
+        _nodes.Add(node);
+        return node;
+    }
+
+    /// <summary>Where the gradient of <paramref name="x"/> goes: nowhere, a first touch that writes, or one that accumulates.</summary>
+    public Grad GradFor(Value? x)
+    {
+        if (x is null || !x.NeedsGrad) return Grad.None;
+        if (x is Param p)
+        {
+            bool first = !p.Written;
+            p.Written = true;
+            return new Grad(p.Gradient, first ? GradMode.Write : GradMode.Accumulate);
+        }
+        if (x.Gradient is { } known) return Grad.Add(known);
+        Tensor fresh = arena.Rent(x.Shape, backend.Real);
+        x.Gradient = fresh;
+        return Grad.Write(fresh);
+    }
+
+    /// <summary>The finished gradient of an op's output.</summary>
+    public Tensor GradOf(Value y) => y.Gradient ?? throw new InvalidOperationException("An output without gradient was asked for it.");
+
+    /// <summary>Gives y's gradient to x as it is: without a copy if x has none yet.</summary>
+    public void HandOver(Value y, Value x)
+    {
+        if (!x.NeedsGrad) return;
+        if (x.Gradient is null && x is not Param)
+        {
+            x.Gradient = GradOf(y).Reshape(x.Shape);
+            y.Gradient = null;
+        }
+        else
+        {
+            Grad into = GradFor(x);
+            backend.AddScaled(into.Into, GradOf(y), 1f, into.Accumulate ? 1f : 0f);
+        }
+    }
+
+    /// <summary>Runs a stretch of network: recorded plainly, recorded as one node that runs again in backward, or without gradient.</summary>
+    public Value Stretch(IStretch body, Value x)
+    {
+        if (Recording && recompute == Recompute.None) return body.Forward(this, x);
+        int mark = Mark;
+        bool record = Recording;
+        _noGrad++;
+        Value y = body.Forward(this, x);
+        _noGrad--;
+        KeepOnly(y, mark);
+        if (record)
+        {
+            y.NeedsGrad = true;
+            Record<StretchNode>(y, mark)!.Set(body, x);
+        }
+        return y;
+    }
+
+    /// <summary>Until <see cref="EndNoGrad"/>, ops record nothing.</summary>
+    public void BeginNoGrad() => _noGrad++;
+
+    public void EndNoGrad() => _noGrad--;
+
+    /// <summary>Unwinds everything recorded, from the losses, returning memory as it goes.</summary>
+    public void Backward() => Unwind(0);
+
+    /// <summary>Forgets the step: returns what is still rented. After this <see cref="Arena.Live"/> is 0.</summary>
+    public void Reset()
+    {
+        for (int i = 0; i < _valueCount; i++) ReturnGradient(_values[i]);
+        Release(0);
+        foreach (Node node in _nodes) Spare(node.GetType()).Push(node);
+        _nodes.Clear();
+        _valueCount = 0;
+    }
+
+    private void Unwind(int floor)
+    {
+        while (_nodes.Count > floor)
+        {
+            Node node = _nodes[^1];
+            _nodes.RemoveAt(_nodes.Count - 1);
+            if (node.IsLoss || node.Output.Gradient is not null) node.Backward(this);
+            ReturnGradient(node.Output);
+            Release(node.FirstRented);
+            Spare(node.GetType()).Push(node);
+        }
+    }
+
+    private Value Wrap(Tensor data, bool needsGrad)
+    {
+        if (_valueCount == _values.Count) _values.Add(new Value());
+        Value v = _values[_valueCount++];
+        (v.Data, v.NeedsGrad, v.Gradient) = (data, needsGrad, null);
+        return v;
+    }
+
+    private Stack<Node> Spare(Type type)
+    {
+        ref Stack<Node>? stack = ref CollectionsMarshal.GetValueRefOrAddDefault(_spare, type, out _);
+        return stack ??= new Stack<Node>();
+    }
+
+    private void ReturnGradient(Value v)
+    {
+        if (v.Gradient is not { } gradient) return;
+        arena.Return(gradient);
+        v.Gradient = null;
+    }
+
+    private void Release(int first)
+    {
+        for (int i = _rented.Count - 1; i >= first; i--) arena.Return(_rented[i]);
+        _rented.RemoveRange(first, _rented.Count - first);
+    }
+
+    private void KeepOnly(Value y, int mark)
+    {
+        for (int i = mark; i < _rented.Count; i++)
+            if (_rented[i].ByteOffset != y.Data.ByteOffset) arena.Return(_rented[i]);
+        _rented.RemoveRange(mark, _rented.Count - mark);
+        _rented.Add(y.Data);
+    }
+
+    private sealed class StretchNode : Node
+    {
+        private IStretch _body = null!;
+        private Value _x = null!;
+
+        public void Set(IStretch body, Value x) => (_body, _x) = (body, x);
+
+        public override void Backward(Tape t)
+        {
+            int floor = t._nodes.Count;
+            Value again = _body.Forward(t, _x);
+            (again.Gradient, Output.Gradient) = (Output.Gradient, null);
+            t.Unwind(floor);
+        }
+    }
+}

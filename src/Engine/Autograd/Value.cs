@@ -1,0 +1,50 @@
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Autograd;
+
+/// <summary>A tensor that takes part in differentiation.</summary>
+public class Value
+{
+    /// <summary>The numbers; float32 on every backend but the oracle.</summary>
+    public Tensor Data { get; internal set; }
+
+    /// <summary>Whether anything upstream wants a gradient.</summary>
+    public bool NeedsGrad { get; internal set; }
+
+    /// <summary>d loss / d this, while backward runs; null before anyone wrote it and after it was used.</summary>
+    internal Tensor? Gradient { get; set; }
+
+    public Shape Shape => Data.Shape;
+}
+
+/// <summary>A learned tensor: a named range of the parameter slabs.</summary>
+public sealed class Param : Value
+{
+    internal Param(string name, Shape shape, int segment, Init init)
+        => (Name, DeclaredShape, Segment, Init) = (name, shape, segment, init);
+
+    /// <summary>timm's name, "blocks.3.attn.qkv.weight".</summary>
+    public string Name { get; }
+
+    /// <summary>Shape before the slabs exist.</summary>
+    public Shape DeclaredShape { get; }
+
+    /// <summary>Place in <see cref="ParamSet.Segments"/>.</summary>
+    public int Segment { get; }
+
+    /// <summary>How it starts.</summary>
+    public Init Init { get; }
+
+    /// <summary>Its range of the gradient slab; holds sums once <see cref="Written"/>.</summary>
+    public new Tensor Gradient { get; internal set; }
+
+    /// <summary>Whether backward put a gradient there since <see cref="ParamSet.BeginUpdate"/>. Unwritten parameters are not updated.</summary>
+    public bool Written { get; internal set; }
+
+    /// <summary>False = not trained: no gradient is computed for it.</summary>
+    public bool Trained
+    {
+        get => NeedsGrad;
+        set => NeedsGrad = value;
+    }
+}
