@@ -1,0 +1,26 @@
+using MimEngine.Engine.Imaging;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Data;
+
+/// <summary>How one decoded picture becomes the crops of a sample: how many, how large, and who cuts them.</summary>
+public interface IViews
+{
+    /// <summary>Crops of each picture, V; at least 1.</summary>
+    int Count { get; }
+
+    /// <summary>Crop pixels a side, S.</summary>
+    int Size { get; }
+
+    /// <summary>A cutter for one thread; it owns the scratch memory that cutting needs.</summary>
+    IViewCutter NewCutter();
+}
+
+/// <summary>Cuts crops on one thread. Allocates nothing once its scratch has grown to the largest picture.</summary>
+public interface IViewCutter
+{
+    /// <summary>Cuts view number <paramref name="view"/>.</summary>
+    /// <param name="crop">(3, S, S) u8, planar, written.</param>
+    /// <param name="random">The view's own numbers; everything random is drawn from here.</param>
+    void Cut(Span<byte> crop, RgbImage image, int view, ref RngSequence random);
+}
