@@ -119,6 +119,33 @@ public static partial class Ops
         }
     }
 
+    /// <summary>y = a + b, of the same shape.</summary>
+    public static Value Add(this Tape t, Value a, Value b)
+    {
+        if (a.Shape != b.Shape) throw new ArgumentException($"Add: {a.Shape} and {b.Shape} differ.");
+        int mark = t.Mark;
+        Value y = t.New(a.Shape, a.NeedsGrad || b.NeedsGrad);
+        t.Backend.Copy(y.Data, a.Data);
+        t.Backend.AddScaled(y.Data, b.Data, 1f, 1f);
+        t.Record<AddNode>(y, mark)?.Set(a, b);
+        return y;
+    }
+
+    private sealed class AddNode : Node
+    {
+        private Value _a = null!, _b = null!;
+
+        public void Set(Value a, Value b) => (_a, _b) = (a, b);
+
+        public override void Backward(Tape t)
+        {
+            Tensor dy = t.GradOf(Output);
+            Grad da = t.GradFor(_a);
+            if (da.Wanted) t.Backend.AddScaled(da.Into, dy, 1f, da.Accumulate ? 1f : 0f);
+            t.HandOver(Output, _b);
+        }
+    }
+
     private static Shape LinearShape(Value x, LinearParams p)
     {
         if (x.Shape.Cols != p.Inputs)

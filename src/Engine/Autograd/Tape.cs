@@ -27,10 +27,11 @@ public enum Recompute : byte
 }
 
 /// <summary>A piece of network as one unit of recomputation and of inference memory.</summary>
-public interface IStretch
+/// <typeparam name="TState">What this pass gives it beside x: biases, stochastic-depth factors.</typeparam>
+public interface IStretch<TState>
 {
-    /// <summary>Must be pure: the same output every time it runs within a step.</summary>
-    Value Forward(Tape t, Value x);
+    /// <summary>Must be pure: the same output every time it runs with the same x and state.</summary>
+    Value Forward(Tape t, Value x, TState state);
 }
 
 /// <summary>
@@ -122,19 +123,19 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
     }
 
     /// <summary>Runs a stretch of network: recorded plainly, recorded as one node that runs again in backward, or without gradient.</summary>
-    public Value Stretch(IStretch body, Value x)
+    public Value Stretch<TState>(IStretch<TState> body, Value x, TState state)
     {
-        if (Recording && recompute == Recompute.None) return body.Forward(this, x);
+        if (Recording && recompute == Recompute.None) return body.Forward(this, x, state);
         int mark = Mark;
         bool record = Recording;
         _noGrad++;
-        Value y = body.Forward(this, x);
+        Value y = body.Forward(this, x, state);
         _noGrad--;
         KeepOnly(y, mark);
         if (record)
         {
             y.NeedsGrad = true;
-            Record<StretchNode>(y, mark)!.Set(body, x);
+            Record<StretchNode<TState>>(y, mark)!.Set(body, x, state);
         }
         return y;
     }
@@ -205,17 +206,18 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
         _rented.Add(y.Data);
     }
 
-    private sealed class StretchNode : Node
+    private sealed class StretchNode<TState> : Node
     {
-        private IStretch _body = null!;
+        private IStretch<TState> _body = null!;
         private Value _x = null!;
+        private TState _state = default!;
 
-        public void Set(IStretch body, Value x) => (_body, _x) = (body, x);
+        public void Set(IStretch<TState> body, Value x, TState state) => (_body, _x, _state) = (body, x, state);
 
         public override void Backward(Tape t)
         {
             int floor = t._nodes.Count;
-            Value again = _body.Forward(t, _x);
+            Value again = _body.Forward(t, _x, _state);
             (again.Gradient, Output.Gradient) = (Output.Gradient, null);
             t.Unwind(floor);
         }

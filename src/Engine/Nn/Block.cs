@@ -1,0 +1,56 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Nn;
+
+/// <summary>What one pass gives a block beside x.</summary>
+public readonly record struct BlockState(Value? Bias, Tensor? AttentionDrop, Tensor? MlpDrop);
+
+/// <summary>
+/// A pre-norm transformer block: x += γ₁·attention(norm1(x)); x += γ₂·mlp(norm2(x)), (B, N, C) to (B, N, C).
+/// LayerScale γ and stochastic depth are part of the residual's epilogue.
+/// </summary>
+public sealed class Block : IStretch<BlockState>
+{
+    private readonly NormParams _norm1, _norm2;
+    private readonly LinearParams _qkv, _proj, _fc1, _fc2;
+    private readonly Param? _gamma1, _gamma2, _biasTable;
+    private readonly int _heads, _grid;
+
+    /// <param name="number">From 0; names and initialisation depend on it.</param>
+    public Block(ParamSet p, VitConfig config, int number)
+    {
+        string prefix = $"blocks.{number}.";
+        int c = config.Width;
+        (_heads, _grid) = (config.Heads, config.Grid);
+        Init matrix = VitInits.Matrix(config), residual = VitInits.Residual(config, number);
+        _norm1 = p.Norm(prefix + "norm1", c, config.LayerNormEps);
+        _qkv = p.Linear(prefix + "attn.qkv", c, 3 * c, matrix, bias: config.QkvBias != QkvBias.None);
+        if (config.QkvBias == QkvBias.NoKey) p.Absent(_qkv.Bias!, c, c);
+        _proj = p.Linear(prefix + "attn.proj", c, c, residual);
+        if (config.BlockBias) _biasTable = VitInits.BiasTable(p, prefix + "attn.rel_pos_bias.", config);
+        if (config.LayerScale is { } scale)
+        {
+            _gamma1 = p.Add(prefix + "ls1.gamma", new Shape(c), new Init.Constant(scale));
+            _gamma2 = p.Add(prefix + "ls2.gamma", new Shape(c), new Init.Constant(scale));
+        }
+        _norm2 = p.Norm(prefix + "norm2", c, config.LayerNormEps);
+        _fc1 = p.Linear(prefix + "mlp.fc1", c, config.Hidden, matrix);
+        _fc2 = p.Linear(prefix + "mlp.fc2", config.Hidden, c, residual);
+    }
+
+    /// <inheritdoc/>
+    public Value Forward(Tape t, Value x, BlockState state)
+    {
+        Value? bias = state.Bias;
+        if (_biasTable is not null)
+        {
+            Value own = t.RelativePositionBias(_biasTable, _grid);
+            bias = bias is null ? own : t.Add(bias, own);
+        }
+        Value h = t.Linear(t.LayerNorm(x, _norm1), _qkv);
+        x = t.LinearResidual(t.Attention(h, _heads, bias), _proj, x, _gamma1, state.AttentionDrop);
+        h = t.LinearGelu(t.LayerNorm(x, _norm2), _fc1);
+        return t.LinearResidual(h, _fc2, x, _gamma2, state.MlpDrop);
+    }
+}

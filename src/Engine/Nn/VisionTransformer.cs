@@ -1,0 +1,55 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Nn;
+
+/// <summary>
+/// A plain Vision Transformer with [cls]: patches → mask tokens → [cls] → positions → blocks → LayerNorm. Parameter names are timm's.
+/// </summary>
+public sealed class VisionTransformer : Encoder
+{
+    private readonly VitConfig _config;
+    private readonly LinearParams _patchEmbed;
+    private readonly Param _cls, _mask;
+    private readonly Param? _positions, _sharedBias;
+    private readonly Block[] _blocks;
+    private readonly NormParams? _norm;
+
+    public VisionTransformer(ParamSet p, VitConfig config)
+    {
+        _config = config;
+        int c = config.Width, pixels = 3 * config.PatchPixels * config.PatchPixels;
+        _cls = p.Add("cls_token", new Shape(1, c), VitInits.Token(config));
+        _mask = p.Add("mask_token", new Shape(1, c), VitInits.MaskToken(config));
+        if (config.Positions == Positions.Learned) _positions = p.Add("pos_embed", new Shape(config.Tokens, c), VitInits.Token(config));
+        _patchEmbed = p.Linear("patch_embed.proj", pixels, c, VitInits.Matrix(config));
+        if (config.SharedBias) _sharedBias = VitInits.BiasTable(p, "rel_pos_bias.", config);
+        _blocks = new Block[config.Depth];
+        for (int i = 0; i < _blocks.Length; i++) _blocks[i] = new Block(p, config, i);
+        if (config.FinalNorm) _norm = p.Norm("norm", c, config.LayerNormEps);
+    }
+
+    public VitConfig Config => _config;
+    public override int Grid => _config.Grid;
+    public override int TokenPixels => _config.PatchPixels;
+    public override int Width => _config.Width;
+    public override int Depth => _config.Depth;
+    public override int DropRows => _config.DropPath > 0f ? 2 * _config.Depth : 0;
+    public override float DropProbability(int row) => _config.DropPathOf(row / 2);
+
+    /// <inheritdoc/>
+    public override EncodedTokens Encode(Tape t, Tensor images, in EncodeRequest request)
+    {
+        Value x = t.Linear(t.Patchify(images, _config.PatchPixels, PixelOrder.ChannelSlowest), _patchEmbed);
+        x = t.AssembleTokens(x, _cls, _mask, request.Hidden, _positions);
+        Value? bias = _sharedBias is null ? null : t.RelativePositionBias(_sharedBias, Grid);
+        int blocks = request.LastBlock == 0 ? Depth : request.LastBlock;
+        for (int i = 0; i < blocks; i++)
+        {
+            Tensor? attentionDrop = request.DropScales?.Slice(2 * i, 1), mlpDrop = request.DropScales?.Slice(2 * i + 1, 1);
+            x = t.Stretch(_blocks[i], x, new BlockState(bias, attentionDrop, mlpDrop));
+        }
+        if (_norm is not null && !request.SkipFinalNorm) x = t.LayerNorm(x, _norm);
+        return new EncodedTokens(x, Prefix: 1, Grid);
+    }
+}

@@ -1,0 +1,44 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Nn;
+
+/// <summary>Parameters of layers, declared with the initialisation of the chosen scheme.</summary>
+internal static class VitInits
+{
+    private const float Std = 0.02f;
+
+    public static Init Matrix(VitConfig config) => config.Init switch
+    {
+        VitInit.SimMim => new Init.TruncatedNormal(Std, Std),
+        _ => new Init.TruncatedNormal(Std),
+    };
+
+    /// <summary>Projections that end a residual branch; SimMIM divides block l's (1-based) by √(2l).</summary>
+    public static Init Residual(VitConfig config, int block) => config.Init switch
+    {
+        VitInit.SimMim => new Init.TruncatedNormal(Std, Std, MathF.Sqrt(2f * (block + 1))),
+        _ => Matrix(config),
+    };
+
+    /// <summary>[cls] and positions.</summary>
+    public static Init Token(VitConfig config) => Matrix(config);
+
+    /// <summary>Hugging Face leaves the mask token at 0.</summary>
+    public static Init MaskToken(VitConfig config) => config.Init == VitInit.HuggingFace ? Init.Zeros : Matrix(config);
+
+    /// <summary>A relative position table for the config's grid: ((2G − 1)² + 3, H), zeros.</summary>
+    public static Param BiasTable(ParamSet p, string prefix, VitConfig config)
+    {
+        int side = 2 * config.Grid - 1;
+        return p.Add(prefix + "relative_position_bias_table", new Shape(side * side + 3, config.Heads), Init.Zeros);
+    }
+
+    public static LinearParams Linear(this ParamSet p, string name, int inputs, int outputs, Init weight, bool bias = true,
+        Init? biasInit = null)
+        => new(p.Add(name + ".weight", new Shape(outputs, inputs), weight),
+            bias ? p.Add(name + ".bias", new Shape(outputs), biasInit ?? Init.Zeros) : null);
+
+    public static NormParams Norm(this ParamSet p, string name, int width, float eps)
+        => new(p.Add(name + ".weight", new Shape(width), Init.Ones), p.Add(name + ".bias", new Shape(width), Init.Zeros), eps);
+}

@@ -1,0 +1,92 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Optim;
+
+/// <summary>
+/// AdamW, LARS or SGD over the parameter slab, one kernel call an update. Parameters whose gradient nobody wrote are left alone: no decay,
+/// no moment, no step count, as PyTorch leaves a parameter without gradient.
+/// </summary>
+public sealed class Optimizer : IDisposable
+{
+    private const float LarsTrust = 0.001f;
+    private readonly Backend _backend;
+    private readonly ParamSet _params;
+    private readonly OptimConfig _config;
+    private readonly Storage _storage;
+    private readonly UpdateSegment[] _segments;
+    private readonly Tensor _norms, _scales;
+    private int _active;
+
+    public Optimizer(Backend backend, ParamSet parameters, OptimConfig config)
+    {
+        (_backend, _params, _config) = (backend, parameters, config);
+        int moments = config.Kind == OptimizerKind.AdamW ? 2 : 1, size = backend.Real.Size();
+        int count = parameters.Params.Count;
+        long slab = parameters.SlabElements;
+        _storage = backend.Allocate((slab * moments + 2 * count + 1) * size);
+        Tensor at(long first, long n) => new(_storage, first * size, new Shape(checked((int)n)), backend.Real);
+        Moment1 = at(0, slab);
+        if (moments == 2) Moment2 = at(slab, slab);
+        _norms = at(slab * moments, count);
+        _scales = at(slab * moments + count, count);
+        GradientNorm = at(slab * moments + 2 * count, 1);
+        StepCounts = new int[count];
+        _segments = new UpdateSegment[count];
+    }
+
+    /// <summary>First moment (AdamW) or momentum buffer, (SlabElements).</summary>
+    public Tensor Moment1 { get; }
+
+    /// <summary>Second moment of AdamW.</summary>
+    public Tensor? Moment2 { get; }
+
+    /// <summary>Updates that each parameter has had.</summary>
+    public int[] StepCounts { get; }
+
+    /// <summary>(1): the global gradient norm of the last update, before clipping.</summary>
+    public Tensor GradientNorm { get; }
+
+    /// <summary>Whether weight decay touches a parameter under a rule.</summary>
+    public static bool Decays(DecayRule rule, string name, Shape shape) => rule switch
+    {
+        DecayRule.Everything => true,
+        DecayRule.NotVectors => shape.Rank > 1,
+        DecayRule.NotVectorsClsPositions => shape.Rank > 1 && name is not ("cls_token" or "pos_embed"),
+        _ => throw new ArgumentOutOfRangeException(nameof(rule)),
+    };
+
+    /// <summary>One update at this rate: clear absent entries, clip, step.</summary>
+    public void Step(double rate)
+    {
+        _params.ClearAbsent(_backend);
+        _active = 0;
+        foreach (Param p in _params.Params)
+        {
+            if (!p.Written) continue;
+            int t = ++StepCounts[p.Segment];
+            bool decays = Decays(_config.Decay, p.Name, p.DeclaredShape);
+            _segments[_active++] = new UpdateSegment(_params.Offset(p), (int)p.DeclaredShape.Count, (float)rate,
+                decays ? _config.WeightDecay : 0f, t, Trust: p.DeclaredShape.Rank > 1);
+        }
+        ReadOnlySpan<UpdateSegment> segments = _segments.AsSpan(0, _active);
+        Tensor norms = _norms.Slice(0, _active), scales = _scales.Slice(0, _active);
+        _backend.SquaredNorms(norms, _params.Gradient, segments);
+        _backend.ClipScales(scales, GradientNorm, norms, _config.ClipNorm, _config.ClipEachParameter);
+        switch (_config.Kind)
+        {
+            case OptimizerKind.AdamW:
+                _backend.AdamWStep(_params.Master, Moment1, Moment2!.Value, _params.Gradient, scales, segments,
+                    _config.Beta1, _config.Beta2, _config.Eps);
+                break;
+            case OptimizerKind.Lars:
+                _backend.LarsStep(_params.Master, Moment1, _params.Gradient, scales, segments, _config.Momentum, LarsTrust);
+                break;
+            default:
+                _backend.SgdStep(_params.Master, Moment1, _params.Gradient, scales, segments, _config.Momentum);
+                break;
+        }
+    }
+
+    public void Dispose() => _storage.Dispose();
+}
