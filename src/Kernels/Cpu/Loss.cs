@@ -2,8 +2,198 @@ namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
 {
-    public override void MaskedPixelLoss(Tensor loss, Tensor? dprediction, Tensor prediction, Tensor images, Tensor hidden,
-        Tensor? weights, int patch, PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) => throw new NotImplementedException();
-    public override void CrossEntropyLoss(Tensor loss, Tensor? dlogits, Tensor logits, Tensor targets,
-        float scale) => throw new NotImplementedException();
+    private const int LossChunks = 256;   // partial sums a loss keeps: a grain that grows with the batch, not with threads
+
+    public override void MaskedPixelLoss(Tensor loss, Tensor? dprediction, Tensor prediction, Tensor images, Tensor hidden, Tensor? weights,
+        int patch, PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale)
+    {
+        switch (Level)
+        {
+            case SimdLevel.Vector512:
+                PixelLoss<Lanes16>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps, scale);
+                break;
+            case SimdLevel.Vector256:
+                PixelLoss<Lanes8>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps, scale);
+                break;
+            default:
+                PixelLoss<Lanes1>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps, scale);
+                break;
+        }
+    }
+
+    private void PixelLoss<TV>(Tensor loss, Tensor? dprediction, Tensor prediction, Tensor images, Tensor hidden, Tensor? weights, int patch,
+        PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) where TV : struct, ILanes<TV>
+    {
+        int height = images.Shape.D2, width = images.Shape.D3, patches = checked((int)hidden.Count);
+        // One run is a patch's row of pixels (all three channels where they are interleaved); each chunk has room for two runs.
+        int run = order == PixelOrder.ChannelFastest ? 3 * patch : patch;
+        int grain = Math.Max(RowGrain(3 * patch * patch), Rows.Chunks(patches, LossChunks)), chunks = Rows.Chunks(patches, grain);
+        var partial = (double*)Scratch(PartialSlot, (long)chunks * (sizeof(double) + 2 * run * sizeof(float)));
+        var work = (float*)(partial + chunks);
+        float* w = weights is { } given ? given.F32 : null;
+        int cellRows = weights?.Shape.D1 ?? 1, cellCols = weights?.Shape.D2 ?? 1;
+        byte* h = hidden.U8;
+
+        double counted = 0;   // ΣM, or ΣW·M
+        if (divideByWeights && w != null)
+        {
+            _rows.For(patches, grain, new HiddenWeightRows(partial, h, w, patch, height, width, cellRows, cellCols));
+            for (int c = 0; c < chunks; c++) counted += partial[c];
+        }
+        else
+        {
+            long rows = 0;
+            for (int l = 0; l < patches; l++) rows += h[l] != 0 ? 1 : 0;
+            counted = (double)rows * patch * patch;
+        }
+        double factor = scale / (3 * (counted + eps));
+        _rows.For(patches, grain, new PixelLossRows<TV>(partial, work, dprediction is { } d ? d.F32 : null, prediction.F32, images.F32, h, w,
+            patch, height, width, cellRows, cellCols, order == PixelOrder.ChannelFastest, distance == PixelDistance.L2, (float)factor));
+        double sum = 0;
+        for (int c = 0; c < chunks; c++) sum += partial[c];
+        loss.F32[0] = (float)(sum * factor);
+    }
+
+    /// <summary>One row is one patch: ΣW over the pixels of hidden ones.</summary>
+    private readonly struct HiddenWeightRows(double* partial, byte* hidden, float* weights, int patch, int height, int width, int cellRows,
+        int cellCols) : IRowKernel
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            int across = width / patch, length = height / patch * across;
+            int cellHeight = height / cellRows, cellWidth = width / cellCols;
+            double sum = 0;
+            for (int row = first; row < last; row++)
+            {
+                if (hidden[row] == 0) continue;
+                int top = row % length / across * patch, left = row % length % across * patch;
+                float* cells = weights + (long)(row / length) * cellRows * cellCols;
+                for (int y = top; y < top + patch; y++)
+                {
+                    float* line = cells + Math.Min(y / cellHeight, cellRows - 1) * cellCols;
+                    for (int x = left; x < left + patch; x++) sum += line[Math.Min(x / cellWidth, cellCols - 1)];
+                }
+            }
+            partial[chunk] = sum;
+        }
+    }
+
+    /// <summary>One row is one patch: Σ W·|x − x̂|^p where it is hidden, and factor times its gradient.</summary>
+    private readonly struct PixelLossRows<TV>(double* partial, float* work, float* dprediction, float* prediction, float* images,
+        byte* hidden, float* weights, int patch, int height, int width, int cellRows, int cellCols, bool interleaved, bool squared,
+        float factor) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            int across = width / patch, length = height / patch * across, size = 3 * patch * patch;
+            float* target = work + (interleaved ? 6L : 2L) * patch * chunk, w = target + (interleaved ? 3 : 1) * patch;
+            double sum = 0;
+            for (int row = first; row < last; row++)
+            {
+                float* x = prediction + (long)row * size, dx = dprediction == null ? null : dprediction + (long)row * size;
+                if (hidden[row] == 0)
+                {
+                    if (dx != null) Lines<TV>.Set(dx, 0f, size);
+                    continue;
+                }
+                int b = row / length, top = row % length / across * patch, left = row % length % across * patch;
+                float* pixels = images + (long)b * 3 * height * width + (long)top * width + left;
+                for (int dy = 0; dy < patch; dy++, pixels += width)
+                {
+                    if (weights != null && (dy == 0 || (top + dy) % (height / cellRows) == 0))
+                        SpreadWeights(w, weights + (long)b * cellRows * cellCols, top + dy, left);
+                    if (interleaved)
+                    {
+                        for (int c = 0; c < 3; c++)
+                            for (int i = 0; i < patch; i++) target[3 * i + c] = pixels[(long)c * height * width + i];
+                        sum += Line(dx, x, target, w, 3 * patch * dy, 3 * patch);
+                        continue;
+                    }
+                    for (int c = 0; c < 3; c++)
+                        sum += Line(dx, x, pixels + (long)c * height * width, w, (c * patch + dy) * patch, patch);
+                }
+            }
+            partial[chunk] = sum;
+        }
+
+        /// <summary>The weight of each number of a run in image row <paramref name="y"/>.</summary>
+        private void SpreadWeights(float* w, float* cells, int y, int left)
+        {
+            int cellHeight = height / cellRows, cellWidth = width / cellCols, repeat = interleaved ? 3 : 1;
+            float* line = cells + Math.Min(y / cellHeight, cellRows - 1) * cellCols;
+            for (int i = 0; i < patch; i++)
+                for (int c = 0; c < repeat; c++) w[repeat * i + c] = line[Math.Min((left + i) / cellWidth, cellCols - 1)];
+        }
+
+        /// <summary>Loss of n numbers from <paramref name="at"/> on in the patch; target and w start at the run.</summary>
+        private float Line(float* dx, float* x, float* target, float* w, int at, int n)
+        {
+            TV sum = TV.Zero, f = TV.All(factor), two = TV.All(2f);
+            for (int i = 0; i < n; i += TV.Count)
+            {
+                int left = n - i;
+                TV d = Lines<TV>.Load(x + at + i, left) - Lines<TV>.Load(target + i, left);
+                TV weight = weights == null ? TV.All(1f) : Lines<TV>.Load(w + i, left);
+                sum = TV.MulAdd(weight, squared ? d * d : TV.Abs(d), sum);   // past the end d is 0
+                if (dx == null) continue;
+                TV slope = weight * f;
+                slope = squared ? slope * (two * d) : TV.Where(d, TV.Zero, slope, TV.Where(TV.Zero, d, TV.Zero - slope, TV.Zero));
+                Lines<TV>.Store(slope, dx + at + i, left);
+            }
+            return sum.Sum();
+        }
+    }
+
+    public override void CrossEntropyLoss(Tensor loss, Tensor? dlogits, Tensor logits, Tensor targets, float scale)
+    {
+        int rows = logits.Shape.Rows, cols = logits.Shape.Cols, grain = RowGrain(cols), chunks = Rows.Chunks(rows, grain);
+        var partial = (double*)Scratch(PartialSlot, (long)chunks * (sizeof(double) + (long)cols * sizeof(float)));
+        var work = (float*)(partial + chunks);
+        float* d = dlogits is { } given ? given.F32 : null;
+        float factor = scale / rows;
+        switch (Level)
+        {
+            case SimdLevel.Vector512:
+                _rows.For(rows, grain, new CrossEntropyRows<Lanes16>(partial, work, d, logits.F32, targets.F32, cols, factor));
+                break;
+            case SimdLevel.Vector256:
+                _rows.For(rows, grain, new CrossEntropyRows<Lanes8>(partial, work, d, logits.F32, targets.F32, cols, factor));
+                break;
+            default:
+                _rows.For(rows, grain, new CrossEntropyRows<Lanes1>(partial, work, d, logits.F32, targets.F32, cols, factor));
+                break;
+        }
+        double sum = 0;
+        for (int c = 0; c < chunks; c++) sum += partial[c];
+        loss.F32[0] = (float)(sum * scale / rows);
+    }
+
+    private readonly struct CrossEntropyRows<TV>(double* partial, float* work, float* dlogits, float* logits, float* targets, int cols,
+        float factor) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            double total = 0;
+            float* e = work + (long)chunk * cols;   // exp(logit − max) of one row
+            for (int row = first; row < last; row++)
+            {
+                float* x = logits + (long)row * cols, t = targets + (long)row * cols;
+                float max = Lines<TV>.Largest(x, cols), sum = Lines<TV>.ExpMinus(e, x, max, cols), mass = Lines<TV>.Sum(t, cols);
+                // −Σ t·(x − lse), the largest logit taken out first so that large logits cost no digits.
+                TV dot = TV.Zero, m = TV.All(max);
+                for (int i = 0; i < cols; i += TV.Count)   // past the end t is 0
+                    dot = TV.MulAdd(Lines<TV>.Load(t + i, cols - i), Lines<TV>.Load(x + i, cols - i) - m, dot);
+                total += mass * Math.Log(sum) - dot.Sum();
+                if (dlogits == null) continue;
+                TV share = TV.All(mass / sum * factor), f = TV.All(-factor);
+                for (int i = 0; i < cols; i += TV.Count)
+                {
+                    int n = cols - i;
+                    TV d = TV.MulAdd(share, Lines<TV>.Load(e + i, n), f * Lines<TV>.Load(t + i, n));
+                    Lines<TV>.Store(d, dlogits + (long)row * cols + i, n);
+                }
+            }
+            partial[chunk] = total;
+        }
+    }
 }

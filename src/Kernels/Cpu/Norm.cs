@@ -2,14 +2,202 @@ namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
 {
-    public override void LayerNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor gamma, Tensor beta,
-        float eps) => throw new NotImplementedException();
-    public override void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd,
-        Tensor gamma) => throw new NotImplementedException();
-    public override void SoftmaxForward(Tensor y, Tensor x) => throw new NotImplementedException();
-    public override void SoftmaxBackward(Grad dx, Tensor dy, Tensor y) => throw new NotImplementedException();
-    public override void BatchNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor runningMean, Tensor runningVariance,
-        Tensor x, float eps, float momentum, bool training) => throw new NotImplementedException();
-    public override void BatchNormBackward(Grad dx, Tensor dy, Tensor x, Tensor mean, Tensor rstd,
-        bool training) => throw new NotImplementedException();
+    // At most this many chunks of rows keep partial dγ and dβ: 64 · 2 · C floats of scratch whatever the batch.
+    private const int NormChunks = 64;
+
+    public override void LayerNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor gamma, Tensor beta, float eps)
+    {
+        int rows = x.Shape.Rows, cols = x.Shape.Cols, grain = RowGrain(cols);
+        float* py = y.F32, pm = mean.F32, pr = rstd.F32, px = x.F32, pg = gamma.F32, pb = beta.F32;
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(rows, grain, new LayerNormRows<Lanes16>(py, pm, pr, px, pg, pb, cols, eps)); break;
+            case SimdLevel.Vector256: _rows.For(rows, grain, new LayerNormRows<Lanes8>(py, pm, pr, px, pg, pb, cols, eps)); break;
+            default: _rows.For(rows, grain, new LayerNormRows<Lanes1>(py, pm, pr, px, pg, pb, cols, eps)); break;
+        }
+    }
+
+    private readonly struct LayerNormRows<TV>(float* y, float* mean, float* rstd, float* x, float* gamma, float* beta, int cols, float eps)
+        : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int row = first; row < last; row++)
+            {
+                float* px = x + (long)row * cols, py = y + (long)row * cols;
+                float m = Lines<TV>.Sum(px, cols) / cols;
+                float r = 1f / MathF.Sqrt(Lines<TV>.SumSquares(px, m, cols) / cols + eps);
+                mean[row] = m;
+                rstd[row] = r;
+                TV vm = TV.All(m), vr = TV.All(r);
+                int i = 0;
+                for (; i <= cols - TV.Count; i += TV.Count)
+                    TV.MulAdd((TV.Load(px + i) - vm) * vr, TV.Load(gamma + i), TV.Load(beta + i)).Store(py + i);
+                int n = cols - i;
+                if (n > 0)
+                {
+                    TV centred = (TV.LoadFirst(px + i, n) - vm) * vr;
+                    TV.MulAdd(centred, TV.LoadFirst(gamma + i, n), TV.LoadFirst(beta + i, n)).StoreFirst(py + i, n);
+                }
+            }
+        }
+    }
+
+    public override void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma)
+    {
+        switch (Level)
+        {
+            case SimdLevel.Vector512: NormBackward<Lanes16>(dx, dgamma, dbeta, dy, x, mean, rstd, gamma); break;
+            case SimdLevel.Vector256: NormBackward<Lanes8>(dx, dgamma, dbeta, dy, x, mean, rstd, gamma); break;
+            default: NormBackward<Lanes1>(dx, dgamma, dbeta, dy, x, mean, rstd, gamma); break;
+        }
+    }
+
+    private void NormBackward<TV>(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma)
+        where TV : struct, ILanes<TV>
+    {
+        int rows = x.Shape.Rows, cols = x.Shape.Cols;
+        bool affine = dgamma.Wanted || dbeta.Wanted;
+        int grain = Math.Max(RowGrain(cols), Rows.Chunks(rows, NormChunks)), chunks = Rows.Chunks(rows, grain);
+        float* partial = affine ? (float*)Scratch(PartialSlot, 2L * chunks * cols * sizeof(float)) : null;
+        _rows.For(rows, grain, new LayerNormBackwardRows<TV>(dx.Wanted ? dx.Into.F32 : null, dx.Accumulate, partial, dy.F32, x.F32,
+            mean.F32, rstd.F32, gamma.F32, cols));
+        if (!affine) return;
+        // A chunk's partial row is dγ then dβ.
+        if (dgamma.Wanted) CombineChunks<TV>(dgamma, partial, chunks, 2 * cols, cols);
+        if (dbeta.Wanted) CombineChunks<TV>(dbeta, partial + cols, chunks, 2 * cols, cols);
+    }
+
+    /// <summary>y = Σ over the chunks' partial rows, in chunk order; written or added.</summary>
+    private static void CombineChunks<TV>(Grad y, float* partial, int chunks, long stride, int cols) where TV : struct, ILanes<TV>
+    {
+        for (int c = 0; c < cols; c += TV.Count)
+        {
+            int n = cols - c;
+            TV sum = TV.Zero;
+            for (int chunk = 0; chunk < chunks; chunk++) sum += Lines<TV>.Load(partial + chunk * stride + c, n);
+            if (y.Accumulate) sum += Lines<TV>.Load(y.Into.F32 + c, n);
+            Lines<TV>.Store(sum, y.Into.F32 + c, n);
+        }
+    }
+
+    private readonly struct LayerNormBackwardRows<TV>(float* dx, bool accumulate, float* partial, float* dy, float* x, float* mean,
+        float* rstd, float* gamma, int cols) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            float* dgamma = partial + 2L * chunk * cols, dbeta = dgamma + cols;
+            if (partial != null) Lines<TV>.Set(dgamma, 0f, 2 * cols);
+            for (int row = first; row < last; row++)
+            {
+                long at = (long)row * cols;
+                TV m = TV.All(mean[row]), r = TV.All(rstd[row]);
+                if (partial != null) Affine(dgamma, dbeta, dy + at, x + at, m, r);
+                if (dx != null) Input(dx + at, dy + at, x + at, m, r);
+            }
+        }
+
+        /// <summary>Adds dy·x̂ and dy to the chunk's partial sums.</summary>
+        private void Affine(float* dgamma, float* dbeta, float* dyRow, float* xRow, TV m, TV r)
+        {
+            for (int i = 0; i < cols; i += TV.Count)
+            {
+                int n = cols - i;
+                TV d = Lines<TV>.Load(dyRow + i, n), centred = (Lines<TV>.Load(xRow + i, n) - m) * r;
+                Lines<TV>.Store(TV.MulAdd(d, centred, Lines<TV>.Load(dgamma + i, n)), dgamma + i, n);
+                Lines<TV>.Store(Lines<TV>.Load(dbeta + i, n) + d, dbeta + i, n);
+            }
+        }
+
+        private void Input(float* dxRow, float* dyRow, float* xRow, TV m, TV r)
+        {
+            // mean(g) and mean(g·x̂). Where a tail is loaded, g is 0 past the end, so x̂ there does not matter.
+            TV g0 = TV.Zero, g1 = TV.Zero, h0 = TV.Zero, h1 = TV.Zero;
+            int i = 0;
+            for (; i <= cols - 2 * TV.Count; i += 2 * TV.Count)
+            {
+                TV a = TV.Load(dyRow + i) * TV.Load(gamma + i);
+                TV b = TV.Load(dyRow + i + TV.Count) * TV.Load(gamma + i + TV.Count);
+                g0 += a;
+                g1 += b;
+                h0 = TV.MulAdd(a, (TV.Load(xRow + i) - m) * r, h0);
+                h1 = TV.MulAdd(b, (TV.Load(xRow + i + TV.Count) - m) * r, h1);
+            }
+            for (; i < cols; i += TV.Count)
+            {
+                int n = cols - i;
+                TV a = Lines<TV>.Load(dyRow + i, n) * Lines<TV>.Load(gamma + i, n);
+                g0 += a;
+                h0 = TV.MulAdd(a, (Lines<TV>.Load(xRow + i, n) - m) * r, h0);
+            }
+            TV meanG = TV.All((g0 + g1).Sum() / cols), meanH = TV.All((h0 + h1).Sum() / cols);
+            for (i = 0; i < cols; i += TV.Count)
+            {
+                int n = cols - i;
+                TV g = Lines<TV>.Load(dyRow + i, n) * Lines<TV>.Load(gamma + i, n);
+                TV centred = (Lines<TV>.Load(xRow + i, n) - m) * r;
+                TV d = r * (g - meanG - centred * meanH);
+                if (accumulate) d += Lines<TV>.Load(dxRow + i, n);
+                Lines<TV>.Store(d, dxRow + i, n);
+            }
+        }
+    }
+
+    public override void SoftmaxForward(Tensor y, Tensor x)
+    {
+        int rows = x.Shape.Rows, cols = x.Shape.Cols, grain = RowGrain(cols);
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(rows, grain, new SoftmaxRows<Lanes16>(y.F32, x.F32, cols)); break;
+            case SimdLevel.Vector256: _rows.For(rows, grain, new SoftmaxRows<Lanes8>(y.F32, x.F32, cols)); break;
+            default: _rows.For(rows, grain, new SoftmaxRows<Lanes1>(y.F32, x.F32, cols)); break;
+        }
+    }
+
+    private readonly struct SoftmaxRows<TV>(float* y, float* x, int cols) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int row = first; row < last; row++)
+            {
+                float* px = x + (long)row * cols, py = y + (long)row * cols;
+                float sum = Lines<TV>.ExpMinus(py, px, Lines<TV>.Largest(px, cols), cols);
+                Lines<TV>.Scale(py, py, 1f / sum, accumulate: false, cols);
+            }
+        }
+    }
+
+    public override void SoftmaxBackward(Grad dx, Tensor dy, Tensor y)
+    {
+        if (!dx.Wanted) return;
+        int rows = y.Shape.Rows, cols = y.Shape.Cols, grain = RowGrain(cols);
+        float* to = dx.Into.F32;
+        bool a = dx.Accumulate;
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(rows, grain, new SoftmaxBackwardRows<Lanes16>(to, a, dy.F32, y.F32, cols)); break;
+            case SimdLevel.Vector256: _rows.For(rows, grain, new SoftmaxBackwardRows<Lanes8>(to, a, dy.F32, y.F32, cols)); break;
+            default: _rows.For(rows, grain, new SoftmaxBackwardRows<Lanes1>(to, a, dy.F32, y.F32, cols)); break;
+        }
+    }
+
+    private readonly struct SoftmaxBackwardRows<TV>(float* dx, bool accumulate, float* dy, float* y, int cols)
+        : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int row = first; row < last; row++)
+            {
+                long at = (long)row * cols;
+                TV dot = TV.All(Lines<TV>.Dot(dy + at, y + at, cols));
+                for (int i = 0; i < cols; i += TV.Count)
+                {
+                    int n = cols - i;
+                    TV d = Lines<TV>.Load(y + at + i, n) * (Lines<TV>.Load(dy + at + i, n) - dot);
+                    if (accumulate) d += Lines<TV>.Load(dx + at + i, n);
+                    Lines<TV>.Store(d, dx + at + i, n);
+                }
+            }
+        }
+    }
 }

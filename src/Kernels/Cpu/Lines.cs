@@ -1,0 +1,166 @@
+using System.Runtime.CompilerServices;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>Loops over one contiguous line of floats; nothing past the line is touched. Sums have a fixed order for a given width.</summary>
+internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
+{
+    /// <summary>Count floats, or the first <paramref name="n"/> of them where fewer are left.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TV Load(float* p, int n) => n >= TV.Count ? TV.Load(p) : TV.LoadFirst(p, n);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Store(TV v, float* p, int n)
+    {
+        if (n >= TV.Count) v.Store(p);
+        else v.StoreFirst(p, n);
+    }
+
+    public static void Copy(float* y, float* x, int n)
+    {
+        int i = 0;
+        for (; i <= n - TV.Count; i += TV.Count) TV.Load(x + i).Store(y + i);
+        if (i < n) TV.LoadFirst(x + i, n - i).StoreFirst(y + i, n - i);
+    }
+
+    public static void Set(float* y, float value, int n)
+    {
+        TV v = TV.All(value);
+        int i = 0;
+        for (; i <= n - TV.Count; i += TV.Count) v.Store(y + i);
+        if (i < n) v.StoreFirst(y + i, n - i);
+    }
+
+    /// <summary>y = a + b.</summary>
+    public static void Add(float* y, float* a, float* b, int n)
+    {
+        int i = 0;
+        for (; i <= n - TV.Count; i += TV.Count) (TV.Load(a + i) + TV.Load(b + i)).Store(y + i);
+        if (i < n) (TV.LoadFirst(a + i, n - i) + TV.LoadFirst(b + i, n - i)).StoreFirst(y + i, n - i);
+    }
+
+    /// <summary>y = a·x, or y += a·x.</summary>
+    public static void Scale(float* y, float* x, float a, bool accumulate, int n)
+    {
+        TV va = TV.All(a);
+        int i = 0;
+        if (accumulate)
+        {
+            for (; i <= n - TV.Count; i += TV.Count) TV.MulAdd(va, TV.Load(x + i), TV.Load(y + i)).Store(y + i);
+            if (i < n) TV.MulAdd(va, TV.LoadFirst(x + i, n - i), TV.LoadFirst(y + i, n - i)).StoreFirst(y + i, n - i);
+            return;
+        }
+        for (; i <= n - TV.Count; i += TV.Count) (va * TV.Load(x + i)).Store(y + i);
+        if (i < n) (va * TV.LoadFirst(x + i, n - i)).StoreFirst(y + i, n - i);
+    }
+
+    /// <summary>y = x where the gradient is written, y += x where it is accumulated.</summary>
+    public static void Put(float* y, float* x, bool accumulate, int n)
+    {
+        if (accumulate) Add(y, y, x, n);
+        else Copy(y, x, n);
+    }
+
+    /// <summary>Σ x, four accumulators wide.</summary>
+    public static float Sum(float* x, int n)
+    {
+        TV s0 = TV.Zero, s1 = TV.Zero, s2 = TV.Zero, s3 = TV.Zero;
+        int i = 0;
+        for (; i <= n - 4 * TV.Count; i += 4 * TV.Count)
+        {
+            s0 += TV.Load(x + i);
+            s1 += TV.Load(x + i + TV.Count);
+            s2 += TV.Load(x + i + 2 * TV.Count);
+            s3 += TV.Load(x + i + 3 * TV.Count);
+        }
+        for (; i <= n - TV.Count; i += TV.Count) s0 += TV.Load(x + i);
+        if (i < n) s1 += TV.LoadFirst(x + i, n - i);
+        return (s0 + s1 + (s2 + s3)).Sum();
+    }
+
+    /// <summary>Σ (x − shift)², four accumulators wide.</summary>
+    public static float SumSquares(float* x, float shift, int n)
+    {
+        TV s0 = TV.Zero, s1 = TV.Zero, s2 = TV.Zero, s3 = TV.Zero, m = TV.All(shift);
+        int i = 0;
+        for (; i <= n - 4 * TV.Count; i += 4 * TV.Count)
+        {
+            TV a = TV.Load(x + i) - m, b = TV.Load(x + i + TV.Count) - m;
+            TV c = TV.Load(x + i + 2 * TV.Count) - m, d = TV.Load(x + i + 3 * TV.Count) - m;
+            s0 = TV.MulAdd(a, a, s0);
+            s1 = TV.MulAdd(b, b, s1);
+            s2 = TV.MulAdd(c, c, s2);
+            s3 = TV.MulAdd(d, d, s3);
+        }
+        for (; i <= n - TV.Count; i += TV.Count)
+        {
+            TV a = TV.Load(x + i) - m;
+            s0 = TV.MulAdd(a, a, s0);
+        }
+        float sum = (s0 + s1 + (s2 + s3)).Sum();
+        for (; i < n; i++)   // lanes past the end would count shift²
+        {
+            float a = x[i] - shift;
+            sum += a * a;
+        }
+        return sum;
+    }
+
+    /// <summary>Σ a·b, four accumulators wide.</summary>
+    public static float Dot(float* a, float* b, int n)
+    {
+        TV s0 = TV.Zero, s1 = TV.Zero, s2 = TV.Zero, s3 = TV.Zero;
+        int i = 0;
+        for (; i <= n - 4 * TV.Count; i += 4 * TV.Count)
+        {
+            s0 = TV.MulAdd(TV.Load(a + i), TV.Load(b + i), s0);
+            s1 = TV.MulAdd(TV.Load(a + i + TV.Count), TV.Load(b + i + TV.Count), s1);
+            s2 = TV.MulAdd(TV.Load(a + i + 2 * TV.Count), TV.Load(b + i + 2 * TV.Count), s2);
+            s3 = TV.MulAdd(TV.Load(a + i + 3 * TV.Count), TV.Load(b + i + 3 * TV.Count), s3);
+        }
+        for (; i <= n - TV.Count; i += TV.Count) s0 = TV.MulAdd(TV.Load(a + i), TV.Load(b + i), s0);
+        if (i < n) s1 = TV.MulAdd(TV.LoadFirst(a + i, n - i), TV.LoadFirst(b + i, n - i), s1);
+        return (s0 + s1 + (s2 + s3)).Sum();
+    }
+
+    /// <summary>Largest element; NaN where the line holds one only by chance, as the vector instruction has it.</summary>
+    public static float Largest(float* x, int n)
+    {
+        float largest = x[0];
+        int i = 0;
+        if (n >= TV.Count)
+        {
+            TV m = TV.Load(x);
+            for (i = TV.Count; i <= n - TV.Count; i += TV.Count) m = TV.Max(m, TV.Load(x + i));
+            largest = m.Largest();
+        }
+        for (; i < n; i++) largest = MathF.Max(largest, x[i]);
+        return largest;
+    }
+
+    /// <summary>y = exp(x − shift), y may be x; returns Σ y.</summary>
+    public static float ExpMinus(float* y, float* x, float shift, int n)
+    {
+        TV m = TV.All(shift), s0 = TV.Zero, s1 = TV.Zero;
+        int i = 0;
+        for (; i <= n - 2 * TV.Count; i += 2 * TV.Count)
+        {
+            TV a = VectorMath.Exp(TV.Load(x + i) - m), b = VectorMath.Exp(TV.Load(x + i + TV.Count) - m);
+            a.Store(y + i);
+            b.Store(y + i + TV.Count);
+            s0 += a;
+            s1 += b;
+        }
+        for (; i <= n - TV.Count; i += TV.Count)
+        {
+            TV a = VectorMath.Exp(TV.Load(x + i) - m);
+            a.Store(y + i);
+            s0 += a;
+        }
+        float sum = (s0 + s1).Sum();
+        if (i == n) return sum;
+        // Lanes past the end hold exp(−shift): they are left out of the sum by adding what was stored.
+        VectorMath.Exp(TV.LoadFirst(x + i, n - i) - m).StoreFirst(y + i, n - i);
+        return sum + TV.LoadFirst(y + i, n - i).Sum();
+    }
+}
