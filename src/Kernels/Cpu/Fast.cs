@@ -1,0 +1,251 @@
+using System.Runtime.CompilerServices;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>
+/// FAST over bytes. For a pixel p on a circle of n pixels, with arcs of n/2 + 1:
+/// brighter = max over arcs of (min of the arc) − p, darker = p − min over arcs of (max of the arc), value = the larger.
+/// Neither extreme depends on p, so no difference is ever formed: saturated subtraction at the very end is exact for values above 0.
+/// </summary>
+internal static unsafe class Fast
+{
+    /// <summary>Pixels this close to the border are never corners, whatever the circle.</summary>
+    public const int Border = 3;
+
+    /// <summary>Zeros on both sides of a row of values, so that suppression reads neighbours and whole vectors without asking.</summary>
+    public const int Pad = 64;
+
+    /// <summary>Bytes of one padded row of values.</summary>
+    public static int RowBytes(int width) => (width + 2 * Pad + 63) & ~63;
+
+    /// <summary>Values of Count pixels from <paramref name="p"/>: 0 where value ≤ threshold.</summary>
+    public interface ICircle
+    {
+        static abstract TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>;
+    }
+
+    /// <summary>9 of the 16 pixels at distance 3.</summary>
+    public readonly struct Circle16 : ICircle
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        {
+            byte* u1 = p - stride, u2 = u1 - stride, u3 = u2 - stride, d1 = p + stride, d2 = d1 + stride, d3 = d2 + stride;
+            TB center = TB.Load(p);
+            // An arc of 9 holds one pixel at least of every opposite pair, so the pairs bound both extremes: most pixels end here.
+            TB v0 = TB.Load(d3), v8 = TB.Load(u3), v4 = TB.Load(p + 3), v12 = TB.Load(p - 3);
+            TB bright = TB.Min(TB.Max(v0, v8), TB.Max(v4, v12)), dark = TB.Max(TB.Min(v0, v8), TB.Min(v4, v12));
+            if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
+            TB v2 = TB.Load(d2 + 2), v10 = TB.Load(u2 - 2), v6 = TB.Load(u2 + 2), v14 = TB.Load(d2 - 2);
+            bright = TB.Min(bright, TB.Min(TB.Max(v2, v10), TB.Max(v6, v14)));
+            dark = TB.Max(dark, TB.Max(TB.Min(v2, v10), TB.Min(v6, v14)));
+            if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
+            TB v1 = TB.Load(d3 + 1), v3 = TB.Load(d1 + 3), v5 = TB.Load(u1 + 3), v7 = TB.Load(u3 + 1);
+            TB v9 = TB.Load(u3 - 1), v11 = TB.Load(u1 - 3), v13 = TB.Load(d1 - 3), v15 = TB.Load(d3 - 1);
+            // Two arcs of 9 share the 8 pixels between their ends: max over both of the min = min(shared 8, max(end, end)).
+            bright = MaxOfMins(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
+            dark = MinOfMaxs(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
+            return Above(center, bright, dark, threshold);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static TB MaxOfMins<TB>(TB v0, TB v1, TB v2, TB v3, TB v4, TB v5, TB v6, TB v7,
+            TB v8, TB v9, TB v10, TB v11, TB v12, TB v13, TB v14, TB v15) where TB : struct, IByteLanes<TB>
+        {
+            TB a1 = TB.Min(v1, v2), a3 = TB.Min(v3, v4), a5 = TB.Min(v5, v6), a7 = TB.Min(v7, v8);
+            TB a9 = TB.Min(v9, v10), a11 = TB.Min(v11, v12), a13 = TB.Min(v13, v14), a15 = TB.Min(v15, v0);
+            TB b1 = TB.Min(a1, a3), b3 = TB.Min(a3, a5), b5 = TB.Min(a5, a7), b7 = TB.Min(a7, a9);
+            TB b9 = TB.Min(a9, a11), b11 = TB.Min(a11, a13), b13 = TB.Min(a13, a15), b15 = TB.Min(a15, a1);
+            TB best = TB.Min(TB.Min(b1, b5), TB.Max(v0, v9));
+            best = TB.Max(best, TB.Min(TB.Min(b3, b7), TB.Max(v2, v11)));
+            best = TB.Max(best, TB.Min(TB.Min(b5, b9), TB.Max(v4, v13)));
+            best = TB.Max(best, TB.Min(TB.Min(b7, b11), TB.Max(v6, v15)));
+            best = TB.Max(best, TB.Min(TB.Min(b9, b13), TB.Max(v8, v1)));
+            best = TB.Max(best, TB.Min(TB.Min(b11, b15), TB.Max(v10, v3)));
+            best = TB.Max(best, TB.Min(TB.Min(b13, b1), TB.Max(v12, v5)));
+            return TB.Max(best, TB.Min(TB.Min(b15, b3), TB.Max(v14, v7)));
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static TB MinOfMaxs<TB>(TB v0, TB v1, TB v2, TB v3, TB v4, TB v5, TB v6, TB v7,
+            TB v8, TB v9, TB v10, TB v11, TB v12, TB v13, TB v14, TB v15) where TB : struct, IByteLanes<TB>
+        {
+            TB a1 = TB.Max(v1, v2), a3 = TB.Max(v3, v4), a5 = TB.Max(v5, v6), a7 = TB.Max(v7, v8);
+            TB a9 = TB.Max(v9, v10), a11 = TB.Max(v11, v12), a13 = TB.Max(v13, v14), a15 = TB.Max(v15, v0);
+            TB b1 = TB.Max(a1, a3), b3 = TB.Max(a3, a5), b5 = TB.Max(a5, a7), b7 = TB.Max(a7, a9);
+            TB b9 = TB.Max(a9, a11), b11 = TB.Max(a11, a13), b13 = TB.Max(a13, a15), b15 = TB.Max(a15, a1);
+            TB best = TB.Max(TB.Max(b1, b5), TB.Min(v0, v9));
+            best = TB.Min(best, TB.Max(TB.Max(b3, b7), TB.Min(v2, v11)));
+            best = TB.Min(best, TB.Max(TB.Max(b5, b9), TB.Min(v4, v13)));
+            best = TB.Min(best, TB.Max(TB.Max(b7, b11), TB.Min(v6, v15)));
+            best = TB.Min(best, TB.Max(TB.Max(b9, b13), TB.Min(v8, v1)));
+            best = TB.Min(best, TB.Max(TB.Max(b11, b15), TB.Min(v10, v3)));
+            best = TB.Min(best, TB.Max(TB.Max(b13, b1), TB.Min(v12, v5)));
+            return TB.Min(best, TB.Max(TB.Max(b15, b3), TB.Min(v14, v7)));
+        }
+    }
+
+    /// <summary>7 of the 12 pixels at distance 2.</summary>
+    public readonly struct Circle12 : ICircle
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        {
+            byte* u1 = p - stride, u2 = u1 - stride, d1 = p + stride, d2 = d1 + stride;
+            TB center = TB.Load(p);
+            TB v0 = TB.Load(d2), v6 = TB.Load(u2), v3 = TB.Load(p + 2), v9 = TB.Load(p - 2);
+            TB bright = TB.Min(TB.Max(v0, v6), TB.Max(v3, v9)), dark = TB.Max(TB.Min(v0, v6), TB.Min(v3, v9));
+            if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
+            TB v1 = TB.Load(d2 + 1), v2 = TB.Load(d1 + 2), v4 = TB.Load(u1 + 2), v5 = TB.Load(u2 + 1);
+            TB v7 = TB.Load(u2 - 1), v8 = TB.Load(u1 - 2), v10 = TB.Load(d1 - 2), v11 = TB.Load(d2 - 1);
+            TB a1 = TB.Min(v1, v2), a3 = TB.Min(v3, v4), a5 = TB.Min(v5, v6), a7 = TB.Min(v7, v8), a9 = TB.Min(v9, v10), a11 = TB.Min(v11, v0);
+            bright = TB.Min(TB.Min(TB.Min(a1, a3), a5), TB.Max(v0, v7));
+            bright = TB.Max(bright, TB.Min(TB.Min(TB.Min(a3, a5), a7), TB.Max(v2, v9)));
+            bright = TB.Max(bright, TB.Min(TB.Min(TB.Min(a5, a7), a9), TB.Max(v4, v11)));
+            bright = TB.Max(bright, TB.Min(TB.Min(TB.Min(a7, a9), a11), TB.Max(v6, v1)));
+            bright = TB.Max(bright, TB.Min(TB.Min(TB.Min(a9, a11), a1), TB.Max(v8, v3)));
+            bright = TB.Max(bright, TB.Min(TB.Min(TB.Min(a11, a1), a3), TB.Max(v10, v5)));
+            a1 = TB.Max(v1, v2); a3 = TB.Max(v3, v4); a5 = TB.Max(v5, v6); a7 = TB.Max(v7, v8); a9 = TB.Max(v9, v10); a11 = TB.Max(v11, v0);
+            dark = TB.Max(TB.Max(TB.Max(a1, a3), a5), TB.Min(v0, v7));
+            dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a3, a5), a7), TB.Min(v2, v9)));
+            dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a5, a7), a9), TB.Min(v4, v11)));
+            dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a7, a9), a11), TB.Min(v6, v1)));
+            dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a9, a11), a1), TB.Min(v8, v3)));
+            dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a11, a1), a3), TB.Min(v10, v5)));
+            return Above(center, bright, dark, threshold);
+        }
+    }
+
+    /// <summary>5 of the 8 pixels at distance 1.</summary>
+    public readonly struct Circle8 : ICircle
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        {
+            byte* up = p - stride, down = p + stride;
+            TB center = TB.Load(p);
+            TB v0 = TB.Load(down), v4 = TB.Load(up), v2 = TB.Load(p + 1), v6 = TB.Load(p - 1);
+            TB bright = TB.Min(TB.Max(v0, v4), TB.Max(v2, v6)), dark = TB.Max(TB.Min(v0, v4), TB.Min(v2, v6));
+            if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
+            TB v1 = TB.Load(down + 1), v3 = TB.Load(up + 1), v5 = TB.Load(up - 1), v7 = TB.Load(down - 1);
+            TB a1 = TB.Min(v1, v2), a3 = TB.Min(v3, v4), a5 = TB.Min(v5, v6), a7 = TB.Min(v7, v0);
+            bright = TB.Min(TB.Min(a1, a3), TB.Max(v0, v5));
+            bright = TB.Max(bright, TB.Min(TB.Min(a3, a5), TB.Max(v2, v7)));
+            bright = TB.Max(bright, TB.Min(TB.Min(a5, a7), TB.Max(v4, v1)));
+            bright = TB.Max(bright, TB.Min(TB.Min(a7, a1), TB.Max(v6, v3)));
+            a1 = TB.Max(v1, v2); a3 = TB.Max(v3, v4); a5 = TB.Max(v5, v6); a7 = TB.Max(v7, v0);
+            dark = TB.Max(TB.Max(a1, a3), TB.Min(v0, v5));
+            dark = TB.Min(dark, TB.Max(TB.Max(a3, a5), TB.Min(v2, v7)));
+            dark = TB.Min(dark, TB.Max(TB.Max(a5, a7), TB.Min(v4, v1)));
+            dark = TB.Min(dark, TB.Max(TB.Max(a7, a1), TB.Min(v6, v3)));
+            return Above(center, bright, dark, threshold);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static TB Above<TB>(TB center, TB bright, TB dark, TB threshold) where TB : struct, IByteLanes<TB>
+        => TB.KeepAbove(TB.Max(TB.Minus(bright, center), TB.Minus(center, dark)), threshold);
+
+    /// <summary>Writes the values of <paramref name="n"/> ≥ TB.Count pixels of one row; says whether any is a corner.</summary>
+    /// <remarks>The last vector overlaps its neighbour instead of passing the end: nothing outside the picture is read.</remarks>
+    public static bool Row<TB, TCircle>(byte* values, byte* gray, nint stride, int n, byte threshold)
+        where TB : struct, IByteLanes<TB> where TCircle : struct, ICircle
+    {
+        TB limit = TB.All(threshold), any = TB.Zero;
+        int x = 0;
+        for (; x <= n - TB.Count; x += TB.Count)
+        {
+            TB v = TCircle.Values(gray + x, stride, limit);
+            v.Store(values + x);
+            any = TB.Max(any, v);
+        }
+        if (x < n)
+        {
+            TB v = TCircle.Values(gray + n - TB.Count, stride, limit);
+            v.Store(values + n - TB.Count);
+            any = TB.Max(any, v);
+        }
+        return any.Any;
+    }
+
+    /// <summary>Keeps what is strictly larger than its eight neighbours; rows are padded, n ≥ TB.Count.</summary>
+    public static void Suppress<TB>(byte* kept, byte* above, byte* row, byte* below, int n) where TB : struct, IByteLanes<TB>
+    {
+        int x = 0;
+        for (; x <= n - TB.Count; x += TB.Count) SuppressAt<TB>(kept + x, above + x, row + x, below + x);
+        if (x < n) SuppressAt<TB>(kept + n - TB.Count, above + n - TB.Count, row + n - TB.Count, below + n - TB.Count);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void SuppressAt<TB>(byte* kept, byte* above, byte* row, byte* below) where TB : struct, IByteLanes<TB>
+    {
+        TB v = TB.Load(row);
+        if (v.Any)
+        {
+            TB most = TB.Max(TB.Max(TB.Load(row - 1), TB.Load(row + 1)), TB.Max(TB.Load(above), TB.Load(below)));
+            most = TB.Max(most, TB.Max(TB.Max(TB.Load(above - 1), TB.Load(above + 1)), TB.Max(TB.Load(below - 1), TB.Load(below + 1))));
+            v = TB.KeepAbove(v, most);
+        }
+        v.Store(kept);
+    }
+}
+
+/// <summary>One band of rows of one picture: values row by row, suppression one row behind.</summary>
+internal readonly unsafe struct FastBands<TB, TCircle>(byte* keypoints, byte* gray, byte* scratch, int height, int width, int bandRows,
+    int bands, byte threshold, bool suppress) : IRowKernel where TB : struct, IByteLanes<TB> where TCircle : struct, Fast.ICircle
+{
+    public void Run(int first, int last, int chunk)
+    {
+        for (int unit = first; unit < last; unit++)
+        {
+            nint image = (nint)(unit / bands) * height * width;
+            int top = unit % bands * bandRows, bottom = Math.Min(height, top + bandRows);
+            if (suppress) Suppressed(keypoints + image, gray + image, top, bottom, scratch + (nint)unit * 3 * Fast.RowBytes(width));
+            else
+                for (int y = top; y < bottom; y++) Values(keypoints + image + (nint)y * width, gray + image, y);
+        }
+    }
+
+    /// <summary>One row of values, zero where no circle fits; false when all are zero.</summary>
+    private bool Values(byte* row, byte* picture, int y)
+    {
+        int n = width - 2 * Fast.Border;
+        bool any = n >= TB.Count && y >= Fast.Border && y < height - Fast.Border;
+        if (any)
+        {
+            any = Fast.Row<TB, TCircle>(row + Fast.Border, picture + (nint)y * width + Fast.Border, width, n, threshold);
+            for (int x = 0; x < Fast.Border; x++) row[x] = row[width - 1 - x] = 0;
+        }
+        else Unsafe.InitBlockUnaligned(row, 0, (uint)width);
+        return any;
+    }
+
+    private void Suppressed(byte* kept, byte* picture, int top, int bottom, byte* rows)
+    {
+        int bytes = Fast.RowBytes(width);
+        for (int i = 0; i < 3; i++)
+        {
+            Unsafe.InitBlockUnaligned(rows + i * bytes, 0, Fast.Pad);
+            Unsafe.InitBlockUnaligned(rows + i * bytes + Fast.Pad + width, 0, (uint)(bytes - Fast.Pad - width));
+        }
+        byte* above = rows + Fast.Pad, row = above + bytes, below = row + bytes;
+        Values(above, picture, top - 1);
+        bool any = Values(row, picture, top);
+        for (int y = top; y < bottom; y++)
+        {
+            bool anyBelow = Values(below, picture, y + 1);
+            byte* line = kept + (nint)y * width;
+            if (any)
+            {
+                Fast.Suppress<TB>(line + Fast.Border, above + Fast.Border, row + Fast.Border, below + Fast.Border, width - 2 * Fast.Border);
+                for (int x = 0; x < Fast.Border; x++) line[x] = line[width - 1 - x] = 0;
+            }
+            else Unsafe.InitBlockUnaligned(line, 0, (uint)width);
+            byte* oldest = above;
+            above = row;
+            row = below;
+            below = oldest;
+            any = anyBelow;
+        }
+    }
+}
