@@ -53,6 +53,13 @@ public abstract partial class Backend
     /// With suppression, only corners whose value is strictly larger than all eight neighbours' stay. Pixels closer to the border than
     /// the circle's radius are never corners (the radius is 3, whatever the type).
     /// </summary>
+    /// <remarks>
+    /// OpenCV's early rejection is written for 16 pixels and, on the smaller circles, asks for more than an arc; its corners are the
+    /// reference, so these conditions are part of the definition. A corner whose arc is brighter (darker) by more than the threshold
+    /// also needs, with pixels numbered along the circle from directly below the center:
+    /// Type5_8: all eight pixels brighter (darker) by more than the threshold;
+    /// Type7_12: in each pair (k, k + 8 mod 12), k = 0 … 7, at least one pixel brighter (darker) by more than the threshold.
+    /// </remarks>
     /// <param name="keypoints">(B, H, W) U8, written: 0 = no keypoint, else the corner's value; OpenCV's response is value − 1.</param>
     /// <param name="gray">(B, H, W) U8; any size, also smaller than the circle.</param>
     /// <param name="threshold">0 to 254.</param>

@@ -18,8 +18,8 @@ internal unsafe interface IByteLanes<TSelf> where TSelf : struct, IByteLanes<TSe
     /// <summary>max(a − b, 0).</summary>
     static abstract TSelf Minus(TSelf a, TSelf b);
 
-    /// <summary>a where a &gt; b, else 0.</summary>
-    static abstract TSelf KeepAbove(TSelf a, TSelf b);
+    /// <summary>kept where a &gt; b, else 0.</summary>
+    static abstract TSelf Keep(TSelf kept, TSelf a, TSelf b);
 
     /// <summary>Whether some lane is not 0.</summary>
     bool Any { get; }
@@ -42,8 +42,8 @@ internal readonly unsafe struct Bytes64(Vector512<byte> v) : IByteLanes<Bytes64>
     public static Bytes64 Minus(Bytes64 a, Bytes64 b) => new(Avx512BW.SubtractSaturate(a.V, b.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Bytes64 KeepAbove(Bytes64 a, Bytes64 b)
-        => new(Vector512.ConditionalSelect(Avx512BW.CompareGreaterThan(a.V, b.V), a.V, Vector512<byte>.Zero));
+    public static Bytes64 Keep(Bytes64 kept, Bytes64 a, Bytes64 b)
+        => new(Vector512.ConditionalSelect(Avx512BW.CompareGreaterThan(a.V, b.V), kept.V, Vector512<byte>.Zero));
     public bool Any => V != Vector512<byte>.Zero;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -81,8 +81,8 @@ internal readonly unsafe struct Bytes32(Vector256<byte> v) : IByteLanes<Bytes32>
     public static Bytes32 Minus(Bytes32 a, Bytes32 b) => new(Avx2.SubtractSaturate(a.V, b.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Bytes32 KeepAbove(Bytes32 a, Bytes32 b)   // AVX2 has no unsigned compare: a ≤ b is where the saturated a − b is 0
-        => new(Avx2.AndNot(Avx2.CompareEqual(Avx2.SubtractSaturate(a.V, b.V), Vector256<byte>.Zero), a.V));
+    public static Bytes32 Keep(Bytes32 kept, Bytes32 a, Bytes32 b)   // AVX2 has no unsigned compare: a ≤ b is where the saturated a − b is 0
+        => new(Avx2.AndNot(Avx2.CompareEqual(Avx2.SubtractSaturate(a.V, b.V), Vector256<byte>.Zero), kept.V));
     public bool Any => V != Vector256<byte>.Zero;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -119,8 +119,8 @@ internal readonly unsafe struct Bytes16(Vector128<byte> v) : IByteLanes<Bytes16>
     public static Bytes16 Minus(Bytes16 a, Bytes16 b) => new(Sse2.SubtractSaturate(a.V, b.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Bytes16 KeepAbove(Bytes16 a, Bytes16 b)
-        => new(Sse2.AndNot(Sse2.CompareEqual(Sse2.SubtractSaturate(a.V, b.V), Vector128<byte>.Zero), a.V));
+    public static Bytes16 Keep(Bytes16 kept, Bytes16 a, Bytes16 b)
+        => new(Sse2.AndNot(Sse2.CompareEqual(Sse2.SubtractSaturate(a.V, b.V), Vector128<byte>.Zero), kept.V));
     public bool Any => V != Vector128<byte>.Zero;
 
     public static void Luma(byte* gray, byte* r, byte* g, byte* b, LumaWeights weights)
@@ -141,7 +141,7 @@ internal readonly unsafe struct Bytes1(byte v) : IByteLanes<Bytes1>
     public static Bytes1 Min(Bytes1 a, Bytes1 b) => a.V < b.V ? a : b;
     public static Bytes1 Max(Bytes1 a, Bytes1 b) => a.V > b.V ? a : b;
     public static Bytes1 Minus(Bytes1 a, Bytes1 b) => new((byte)Math.Max(0, a.V - b.V));
-    public static Bytes1 KeepAbove(Bytes1 a, Bytes1 b) => a.V > b.V ? a : default;
+    public static Bytes1 Keep(Bytes1 kept, Bytes1 a, Bytes1 b) => a.V > b.V ? kept : default;
     public bool Any => V != 0;
 
     public static void Luma(byte* gray, byte* r, byte* g, byte* b, LumaWeights weights)

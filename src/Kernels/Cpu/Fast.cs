@@ -85,7 +85,7 @@ internal static unsafe class Fast
         }
     }
 
-    /// <summary>7 of the 12 pixels at distance 2.</summary>
+    /// <summary>7 of the 12 pixels at distance 2, and OpenCV's condition on pairs (see the contract).</summary>
     public readonly struct Circle12 : ICircle
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -98,6 +98,12 @@ internal static unsafe class Fast
             if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
             TB v1 = TB.Load(d2 + 1), v2 = TB.Load(d1 + 2), v4 = TB.Load(u1 + 2), v5 = TB.Load(u2 + 1);
             TB v7 = TB.Load(u2 - 1), v8 = TB.Load(u1 - 2), v10 = TB.Load(d1 - 2), v11 = TB.Load(d2 - 1);
+            // Pairs (k, k + 8 mod 12), k of 0 to 7.
+            TB allBright = TB.Min(TB.Min(TB.Min(TB.Max(v0, v8), TB.Max(v2, v10)), TB.Min(TB.Max(v4, v0), TB.Max(v6, v2))),
+                TB.Min(TB.Min(TB.Max(v1, v9), TB.Max(v3, v11)), TB.Min(TB.Max(v5, v1), TB.Max(v7, v3))));
+            TB allDark = TB.Max(TB.Max(TB.Max(TB.Min(v0, v8), TB.Min(v2, v10)), TB.Max(TB.Min(v4, v0), TB.Min(v6, v2))),
+                TB.Max(TB.Max(TB.Min(v1, v9), TB.Min(v3, v11)), TB.Max(TB.Min(v5, v1), TB.Min(v7, v3))));
+            if (!Above(center, allBright, allDark, threshold).Any) return TB.Zero;
             TB a1 = TB.Min(v1, v2), a3 = TB.Min(v3, v4), a5 = TB.Min(v5, v6), a7 = TB.Min(v7, v8), a9 = TB.Min(v9, v10), a11 = TB.Min(v11, v0);
             bright = TB.Min(TB.Min(TB.Min(a1, a3), a5), TB.Max(v0, v7));
             bright = TB.Max(bright, TB.Min(TB.Min(TB.Min(a3, a5), a7), TB.Max(v2, v9)));
@@ -112,11 +118,11 @@ internal static unsafe class Fast
             dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a7, a9), a11), TB.Min(v6, v1)));
             dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a9, a11), a1), TB.Min(v8, v3)));
             dark = TB.Min(dark, TB.Max(TB.Max(TB.Max(a11, a1), a3), TB.Min(v10, v5)));
-            return Above(center, bright, dark, threshold);
+            return Above(center, bright, dark, allBright, allDark, threshold);
         }
     }
 
-    /// <summary>5 of the 8 pixels at distance 1.</summary>
+    /// <summary>5 of the 8 pixels at distance 1, and OpenCV's condition: all 8 (see the contract).</summary>
     public readonly struct Circle8 : ICircle
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -125,26 +131,38 @@ internal static unsafe class Fast
             byte* up = p - stride, down = p + stride;
             TB center = TB.Load(p);
             TB v0 = TB.Load(down), v4 = TB.Load(up), v2 = TB.Load(p + 1), v6 = TB.Load(p - 1);
-            TB bright = TB.Min(TB.Max(v0, v4), TB.Max(v2, v6)), dark = TB.Max(TB.Min(v0, v4), TB.Min(v2, v6));
-            if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
+            TB allBright = TB.Min(TB.Min(v0, v4), TB.Min(v2, v6)), allDark = TB.Max(TB.Max(v0, v4), TB.Max(v2, v6));
+            if (!Above(center, allBright, allDark, threshold).Any) return TB.Zero;
             TB v1 = TB.Load(down + 1), v3 = TB.Load(up + 1), v5 = TB.Load(up - 1), v7 = TB.Load(down - 1);
+            allBright = TB.Min(allBright, TB.Min(TB.Min(v1, v3), TB.Min(v5, v7)));
+            allDark = TB.Max(allDark, TB.Max(TB.Max(v1, v3), TB.Max(v5, v7)));
+            if (!Above(center, allBright, allDark, threshold).Any) return TB.Zero;
             TB a1 = TB.Min(v1, v2), a3 = TB.Min(v3, v4), a5 = TB.Min(v5, v6), a7 = TB.Min(v7, v0);
-            bright = TB.Min(TB.Min(a1, a3), TB.Max(v0, v5));
+            TB bright = TB.Min(TB.Min(a1, a3), TB.Max(v0, v5));
             bright = TB.Max(bright, TB.Min(TB.Min(a3, a5), TB.Max(v2, v7)));
             bright = TB.Max(bright, TB.Min(TB.Min(a5, a7), TB.Max(v4, v1)));
             bright = TB.Max(bright, TB.Min(TB.Min(a7, a1), TB.Max(v6, v3)));
             a1 = TB.Max(v1, v2); a3 = TB.Max(v3, v4); a5 = TB.Max(v5, v6); a7 = TB.Max(v7, v0);
-            dark = TB.Max(TB.Max(a1, a3), TB.Min(v0, v5));
+            TB dark = TB.Max(TB.Max(a1, a3), TB.Min(v0, v5));
             dark = TB.Min(dark, TB.Max(TB.Max(a3, a5), TB.Min(v2, v7)));
             dark = TB.Min(dark, TB.Max(TB.Max(a5, a7), TB.Min(v4, v1)));
             dark = TB.Min(dark, TB.Max(TB.Max(a7, a1), TB.Min(v6, v3)));
-            return Above(center, bright, dark, threshold);
+            return Above(center, bright, dark, allBright, allDark, threshold);
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static TB Above<TB>(TB center, TB bright, TB dark, TB threshold) where TB : struct, IByteLanes<TB>
-        => TB.KeepAbove(TB.Max(TB.Minus(bright, center), TB.Minus(center, dark)), threshold);
+    {
+        TB value = TB.Max(TB.Minus(bright, center), TB.Minus(center, dark));
+        return TB.Keep(value, value, threshold);
+    }
+
+    /// <summary>The same where the pixels that must differ do: the smaller circles' second condition.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static TB Above<TB>(TB center, TB bright, TB dark, TB allBright, TB allDark, TB threshold) where TB : struct, IByteLanes<TB>
+        => TB.Max(TB.Keep(TB.Minus(bright, center), TB.Minus(TB.Min(allBright, bright), center), threshold),
+            TB.Keep(TB.Minus(center, dark), TB.Minus(center, TB.Max(allDark, dark)), threshold));
 
     /// <summary>Writes the values of <paramref name="n"/> ≥ TB.Count pixels of one row; says whether any is a corner.</summary>
     /// <remarks>The last vector overlaps its neighbour instead of passing the end: nothing outside the picture is read.</remarks>
@@ -184,7 +202,7 @@ internal static unsafe class Fast
         {
             TB most = TB.Max(TB.Max(TB.Load(row - 1), TB.Load(row + 1)), TB.Max(TB.Load(above), TB.Load(below)));
             most = TB.Max(most, TB.Max(TB.Max(TB.Load(above - 1), TB.Load(above + 1)), TB.Max(TB.Load(below - 1), TB.Load(below + 1))));
-            v = TB.KeepAbove(v, most);
+            v = TB.Keep(v, v, most);
         }
         v.Store(kept);
     }
