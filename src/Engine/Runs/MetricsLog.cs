@@ -1,0 +1,91 @@
+using System.Buffers;
+using System.Text.Json;
+
+namespace MimEngine.Engine.Runs;
+
+/// <summary>A named number of one step.</summary>
+public readonly record struct Metric(string Name, double Value);
+
+/// <summary>
+/// metrics.jsonl: one JSON object a line, <c>{"step":100,"loss":0.53,…}</c>, in the hands of the operating system when <see cref="Write"/>
+/// returns. Steps never go back: a resumed run first cuts off what the lost steps had written.
+/// </summary>
+public sealed class MetricsLog : IDisposable
+{
+    private readonly FileStream _file;
+    private readonly ArrayBufferWriter<byte> _line = new(512);
+    private readonly Utf8JsonWriter _json;
+
+    private MetricsLog(FileStream file)
+    {
+        _file = file;
+        _json = new Utf8JsonWriter(_line, new JsonWriterOptions { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
+    }
+
+    /// <summary>Opens the log for a run that has done <paramref name="step"/> updates: lines of later steps and a torn last line are removed.</summary>
+    /// <exception cref="RunException">The file cannot be opened.</exception>
+    public static MetricsLog Open(string path, long step)
+    {
+        try
+        {
+            FileStream file = new(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0);
+            file.SetLength(Keep(file, step));
+            file.Position = file.Length;
+            return new(file);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new RunException($"{path}: the metrics cannot be written ({e.Message.TrimEnd('.')}).", e);
+        }
+    }
+
+    /// <summary>Appends one line.</summary>
+    /// <param name="step">Updates done.</param>
+    /// <param name="note">Text for the key "note", if any: a skipped update, a refused save.</param>
+    public void Write(long step, ReadOnlySpan<Metric> metrics, string? note = null)
+    {
+        _line.ResetWrittenCount();
+        _json.Reset();
+        _json.WriteStartObject();
+        _json.WriteNumber("step"u8, step);
+        foreach (Metric metric in metrics)
+            if (double.IsFinite(metric.Value)) _json.WriteNumber(metric.Name, metric.Value);
+            else _json.WriteString(metric.Name, double.IsNaN(metric.Value) ? "NaN" : metric.Value > 0 ? "Infinity" : "-Infinity");   // JSON has no such number
+        if (note is not null) _json.WriteString("note"u8, note);
+        _json.WriteEndObject();
+        _json.Flush();
+        _line.Write("\n"u8);
+        _file.Write(_line.WrittenSpan);
+    }
+
+    /// <summary>Returns when all lines are on the disk; before a checkpoint, so that no saved step lacks its lines.</summary>
+    public void Sync() => _file.Flush(flushToDisk: true);
+
+    public void Dispose()
+    {
+        _json.Dispose();
+        _file.Dispose();
+    }
+
+    // Lines are in step order, so everything from the first later or unreadable line on goes.
+    private static long Keep(FileStream file, long step)
+    {
+        byte[] all = new byte[file.Length];
+        file.ReadExactly(all);
+        int keep = 0;
+        for (int end; (end = all.AsSpan(keep).IndexOf((byte)'\n')) >= 0; keep += end + 1)
+            if (StepOf(all.AsMemory(keep, end)) is not { } written || written > step) break;
+        return keep;
+    }
+
+    private static long? StepOf(ReadOnlyMemory<byte> line)
+    {
+        try
+        {
+            using JsonDocument json = JsonDocument.Parse(line);
+            return json.RootElement.ValueKind == JsonValueKind.Object && json.RootElement.TryGetProperty("step", out JsonElement step)
+                && step.TryGetInt64(out long value) ? value : null;
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException) { return null; }
+    }
+}
