@@ -56,15 +56,21 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
     public Value New(Shape shape, bool needsGrad) => Wrap(Keep(shape), needsGrad && Recording);
 
     /// <summary>Memory kept for backward beside the activation: statistics, log-sum-exps.</summary>
-    public Tensor Keep(Shape shape)
+    public Tensor Keep(Shape shape) => Keep(shape, backend.Real);
+
+    /// <inheritdoc cref="Keep(Shape)"/>
+    public Tensor Keep(Shape shape, DType dtype)
     {
-        Tensor tensor = arena.Rent(shape, backend.Real);
+        Tensor tensor = arena.Rent(shape, dtype);
         _rented.Add(tensor);
         return tensor;
     }
 
     /// <summary>Memory for the current op only; give it back with <see cref="Done"/>.</summary>
     public Tensor Scratch(Shape shape) => arena.Rent(shape, backend.Real);
+
+    /// <inheritdoc cref="Scratch(Shape)"/>
+    public Tensor Scratch(Shape shape, DType dtype) => arena.Rent(shape, dtype);
 
     public void Done(Tensor scratch) => arena.Return(scratch);
 

@@ -1,0 +1,58 @@
+using System.Text.Json.Serialization;
+using MimEngine.Engine.Autograd;
+using MimEngine.Engine.Nn;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Pretraining;
+
+/// <summary>A head built for an encoder: tokens to predictions.</summary>
+public interface IPredictor
+{
+    /// <summary>Order of the pixels within a predicted patch.</summary>
+    PixelOrder Order { get; }
+
+    /// <summary>(B, prefix + L, C) to (B, L, 3·P²).</summary>
+    Value Predict(Tape t, EncodedTokens tokens);
+}
+
+/// <summary>Turns tokens into predictions.</summary>
+[JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
+[JsonDerivedType(typeof(LinearPixelHead), "linear")]
+public abstract record Head
+{
+    /// <summary>Declares the head's parameters.</summary>
+    public abstract IPredictor Build(ParamSet p, Encoder encoder);
+}
+
+/// <summary>Initialisation of a linear head.</summary>
+public enum HeadInit : byte
+{
+    /// <summary>Normal .02, bias 0: KAMIM's Hugging Face head (SPEC A.7.1).</summary>
+    Normal,
+
+    /// <summary>PyTorch's default for a 1×1 convolution, weight and bias uniform ±1/√C: official SimMIM (SPEC B.2).</summary>
+    PyTorch,
+}
+
+/// <summary>One linear layer per patch token, C to 3·P², channel slowest: a 1×1 convolution and a pixel shuffle (SimMIM section 3.3).</summary>
+public sealed record LinearPixelHead(HeadInit Scheme = HeadInit.Normal) : Head
+{
+    /// <inheritdoc/>
+    public override IPredictor Build(ParamSet p, Encoder encoder)
+    {
+        float bound = 1f / MathF.Sqrt(encoder.Width);
+        int pixels = 3 * encoder.TokenPixels * encoder.TokenPixels;
+        Init uniform = new Init.Uniform(bound), normal = new Init.TruncatedNormal(0.02f);
+        return new Predictor(Scheme == HeadInit.PyTorch
+            ? p.Linear("decoder", encoder.Width, pixels, uniform, biasInit: uniform)
+            : p.Linear("decoder", encoder.Width, pixels, normal));
+    }
+
+    private sealed class Predictor(LinearParams layer) : IPredictor
+    {
+        public PixelOrder Order => PixelOrder.ChannelSlowest;
+
+        public Value Predict(Tape t, EncodedTokens tokens)
+            => t.Linear(t.SliceTokens(tokens.All, tokens.Prefix, tokens.Grid * tokens.Grid), layer);
+    }
+}
