@@ -62,8 +62,8 @@ public sealed class ParamSet : IDisposable
     /// </summary>
     public void Absent(Param param, int first, int rows) => _absent.Add((param, first, rows));
 
-    /// <summary>Allocates the slabs and initialises every parameter from <paramref name="seed"/>.</summary>
-    public void Allocate(Backend backend, ulong seed, bool gradients = true)
+    /// <summary>Allocates the slabs and initialises every parameter from <paramref name="seed"/>, or leaves zeros without one.</summary>
+    public void Allocate(Backend backend, ulong? seed, bool gradients = true)
     {
         if (_storage is not null) throw new InvalidOperationException("The slabs exist already.");
         int slabs = gradients ? 2 : 1, size = backend.Real.Size();
@@ -76,7 +76,7 @@ public sealed class ParamSet : IDisposable
             p.Data = View(Master, p, size);
             if (gradients) p.Gradient = View(Gradient, p, size);
         }
-        Initialise(backend, seed);
+        if (seed is { } s) Initialise(backend, s);
     }
 
     /// <summary>Sets every parameter to its initial value under <paramref name="seed"/>.</summary>

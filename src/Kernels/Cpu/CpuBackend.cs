@@ -19,6 +19,15 @@ public sealed unsafe partial class CpuBackend : Backend
         _rows = new Rows(threads > 0 ? threads : Environment.ProcessorCount);
     }
 
+    private CpuBackend(int threads, SimdLevel level, bool dry) => (Level, _rows, _dry) = (level, new Rows(threads, dry), dry);
+
+    private readonly bool _dry;
+
+    /// <summary>
+    /// A CPU that asks for all its memory but runs no kernel: what it asks for is what a real one will. Pages nobody touches cost nothing.
+    /// </summary>
+    public static CpuBackend Dry(int threads = 0) => new(threads > 0 ? threads : Environment.ProcessorCount, Simd.Best, dry: true);
+
     public SimdLevel Level { get; }
     public int Threads => _rows.Threads;
     public override string Name => "cpu";
@@ -38,7 +47,7 @@ public sealed unsafe partial class CpuBackend : Backend
     public override Storage Allocate(long bytes)
     {
         Interlocked.Add(ref _allocated, bytes);
-        return new HostStorage(bytes, () => Interlocked.Add(ref _allocated, -bytes));
+        return new HostStorage(bytes, () => Interlocked.Add(ref _allocated, -bytes), clear: !_dry);
     }
 
     public override void Upload(Tensor destination, ReadOnlySpan<byte> source)
@@ -70,7 +79,7 @@ public sealed unsafe partial class CpuBackend : Backend
         if (_scratch[slot] is not { } s || s.Bytes < bytes)
         {
             _scratch[slot]?.Dispose();
-            _scratch[slot] = s = new HostStorage(bytes, null);
+            _scratch[slot] = s = new HostStorage(bytes, null, clear: false);
         }
         return (byte*)s.Address;
     }
@@ -84,7 +93,7 @@ internal sealed unsafe class HostStorage : Storage
     private void* _memory;
     private readonly Action? _freed;
 
-    public HostStorage(long bytes, Action? freed) : base(bytes)
+    public HostStorage(long bytes, Action? freed, bool clear) : base(bytes)
     {
         _freed = freed;
         nuint size = (nuint)Math.Max(bytes, 64), alignment = size >= HugePage ? HugePage : Alignment;
@@ -98,7 +107,7 @@ internal sealed unsafe class HostStorage : Storage
                 $"device 'cpu': {bytes:N0} bytes were asked for and the system refused. A smaller batch needs less; mim plan forecasts it.", e);
         }
         if (size >= HugePage && OperatingSystem.IsLinux()) _ = MAdvise(_memory, size, 14 /* MADV_HUGEPAGE: fewer TLB misses; a hint, may fail */);
-        NativeMemory.Clear(_memory, size);
+        if (clear) NativeMemory.Clear(_memory, size);
     }
 
     public override nint Address => (nint)_memory;

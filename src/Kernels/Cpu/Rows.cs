@@ -39,10 +39,14 @@ internal sealed unsafe class Rows : IDisposable
         [System.Runtime.InteropServices.FieldOffset(672)] public int Chunks;
     }
 
-    public Rows(int threads)
+    private readonly bool _dry;
+
+    /// <param name="dry">Run nothing: only what ops ask for beside their kernels happens.</param>
+    public Rows(int threads, bool dry = false)
     {
         Threads = Math.Max(1, threads);
-        _workers = new Thread[Threads - 1];
+        _dry = dry;
+        _workers = new Thread[dry ? 0 : Threads - 1];
         for (int i = 0; i < _workers.Length; i++)
         {
             _workers[i] = new Thread(Work) { IsBackground = true, Name = $"mim-worker-{i + 1}" };
@@ -59,6 +63,7 @@ internal sealed unsafe class Rows : IDisposable
     public void For<TKernel>(int count, int grain, TKernel kernel) where TKernel : struct, IRowKernel
     {
         int chunks = Chunks(count, grain);
+        if (_dry) return;
         if (chunks <= 1 || Threads == 1)
         {
             for (int c = 0; c < chunks; c++) kernel.Run(c * grain, Math.Min(count, (c + 1) * grain), c);

@@ -1,0 +1,73 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Kernels;
+using MimEngine.Kernels.Cpu;
+
+namespace MimEngine.Engine.Pretraining;
+
+/// <summary>One activation of a step: how many bytes at once, how often.</summary>
+public readonly record struct PlannedActivation(Shape Shape, long Bytes, int Count);
+
+/// <summary>What an experiment needs before any of it is allocated, from one step that computes nothing.</summary>
+public sealed record MemoryPlan
+{
+    /// <summary>Learned numbers.</summary>
+    public required long Parameters { get; init; }
+
+    /// <summary>Values, gradients and optimiser moments.</summary>
+    public required long SlabBytes { get; init; }
+
+    /// <summary>Activations, gradients of activations, pictures and masks: the arena's capacity.</summary>
+    public required long ArenaBytes { get; init; }
+
+    /// <summary>The backend's own packing and scratch buffers.</summary>
+    public required long ScratchBytes { get; init; }
+
+    /// <summary>The ten largest kinds of activation.</summary>
+    public required IReadOnlyList<PlannedActivation> Largest { get; init; }
+
+    public long TotalBytes => SlabBytes + ArenaBytes + ScratchBytes;
+
+    /// <summary>Runs one step of the experiment on backends that do nothing.</summary>
+    /// <param name="device">"cpu" adds what its kernels keep beside tensors.</param>
+    public static MemoryPlan Of(PretrainConfig config, string device = "cpu", int threads = 0)
+    {
+        const long Unlimited = 1L << 50;
+        Dictionary<Shape, (long Bytes, int Count)> kinds = [];
+        using var nothing = new NullBackend();
+        long arena;
+        using (var pretrainer = new Pretrainer(nothing, config, Unlimited, initialise: false))
+        {
+            pretrainer.Arena.Rented = (shape, bytes) =>
+                kinds[shape] = (bytes, kinds.TryGetValue(shape, out (long, int Count) k) ? k.Count + 1 : 1);
+            OneUpdate(pretrainer, config);
+            arena = pretrainer.Arena.Peak;
+            (long slabs, long parameters) = (nothing.AllocatedBytes - Unlimited, pretrainer.Model.Params.Count);
+            return new MemoryPlan
+            {
+                Parameters = parameters,
+                SlabBytes = slabs,
+                ArenaBytes = arena,
+                ScratchBytes = device == "cpu" ? CpuScratch(config, arena, threads) : 0,
+                Largest = [.. kinds.Select(k => new PlannedActivation(k.Key, k.Value.Bytes, k.Value.Count))
+                    .OrderByDescending(a => a.Bytes * a.Count).Take(10)],
+            };
+        }
+    }
+
+    /// <summary>A CPU that runs no kernel still asks for its scratch; memory nobody touches costs nothing.</summary>
+    private static long CpuScratch(PretrainConfig config, long arenaBytes, int threads)
+    {
+        using CpuBackend dry = CpuBackend.Dry(threads);
+        using var pretrainer = new Pretrainer(dry, config, arenaBytes, initialise: false);
+        OneUpdate(pretrainer, config);
+        return dry.OwnBytes;
+    }
+
+    private static void OneUpdate(Pretrainer pretrainer, PretrainConfig config)
+    {
+        int s = config.Encoder.ImagePixels;
+        byte[] pixels = new byte[config.Run.Batch * 3 * s * s];
+        pretrainer.Pass(pixels, 0, firstPass: true);
+        pretrainer.Update(0);
+    }
+}

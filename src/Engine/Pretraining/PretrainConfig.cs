@@ -1,0 +1,139 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Engine.Imaging;
+using MimEngine.Engine.Nn;
+using MimEngine.Engine.Optim;
+
+namespace MimEngine.Engine.Pretraining;
+
+/// <summary>One part of the loss: what is predicted, how pixels count, by which head.</summary>
+public sealed record Term
+{
+    /// <summary>Its name in metrics.</summary>
+    public string Name { get; init; } = "pixels";
+
+    public Target Target { get; init; } = new PixelTarget();
+    public Weighting Weighting { get; init; } = new UniformWeighting();
+    public Head Head { get; init; } = new LinearPixelHead();
+
+    /// <summary>Factor of the term in the sum.</summary>
+    public float Scale { get; init; } = 1f;
+}
+
+/// <summary>How long, how large, how often.</summary>
+public sealed record RunConfig
+{
+    public ulong Seed { get; init; }
+
+    /// <summary>Passes over the pictures.</summary>
+    public double Epochs { get; init; } = 110;
+
+    /// <summary>Updates; 0 = as many as Epochs make.</summary>
+    public long Steps { get; init; }
+
+    /// <summary>Pictures of one pass through the network.</summary>
+    public int Batch { get; init; } = 128;
+
+    /// <summary>Passes summed into one update.</summary>
+    public int Accumulate { get; init; } = 16;
+
+    /// <summary>What backward keeps: none recomputes nothing and needs the most memory, block keeps only the input of each block.</summary>
+    public Recompute Recompute { get; init; } = Recompute.None;
+
+    /// <summary>Updates between two lines of metrics.</summary>
+    public int LogEverySteps { get; init; } = 10;
+
+    /// <summary>Epochs between checkpoints; one is always written at the end.</summary>
+    public double CheckpointEveryEpochs { get; init; } = 1;
+
+    /// <summary>Checkpoints kept.</summary>
+    public int KeepCheckpoints { get; init; } = 2;
+
+    /// <summary>Epochs between reconstruction pictures; they are always drawn at the end; 0 = only then.</summary>
+    public double PicturesEveryEpochs { get; init; } = 10;
+}
+
+/// <summary>A pretraining experiment as one value. Everything that changes the result is in here; devices and threads are not.</summary>
+public sealed record PretrainConfig
+{
+    /// <summary>The recipe it started from; settings below say what is really done.</summary>
+    public string Recipe { get; init; } = "";
+
+    public VitConfig Encoder { get; init; } = new();
+
+    /// <summary>How a picture becomes a crop of Encoder.ImagePixels.</summary>
+    public AugmentConfig Augment { get; init; } = new();
+
+    public Masking Masking { get; init; } = new RandomCells();
+    public Term[] Terms { get; init; } = [new Term()];
+    public OptimConfig Optim { get; init; } = new();
+    public RunConfig Run { get; init; } = new();
+
+    /// <summary>This experiment with another weighting of the term of that name.</summary>
+    public PretrainConfig WithWeighting(string term, Weighting weighting)
+        => this with { Terms = [.. Terms.Select(t => t.Name == term ? t with { Weighting = weighting } : t)] };
+
+    /// <summary>Peak, warm-up and minimum rates as this batch scales them.</summary>
+    public RateSpan Rates(int batchesPerEpoch)
+    {
+        double scale = Optim.RatePerBatch > 0 ? (double)Run.Batch * Run.Accumulate / Optim.RatePerBatch : 1.0;
+        int stepsPerEpoch = Math.Max(1, batchesPerEpoch / Run.Accumulate);
+        double epochs = Optim.ScheduleEpochs > 0 ? Optim.ScheduleEpochs : TotalSteps(batchesPerEpoch) / (double)stepsPerEpoch;
+        return new RateSpan(Optim.Rate * scale, Optim.WarmupRate * scale, Optim.MinRate * scale,
+            (long)Math.Round(Optim.WarmupEpochs * stepsPerEpoch), (long)Math.Round(epochs * stepsPerEpoch), stepsPerEpoch);
+    }
+
+    /// <summary>Updates of the whole run.</summary>
+    public long TotalSteps(int batchesPerEpoch) => Run.Steps > 0 ? Run.Steps
+        : Math.Max(1, (long)Math.Round(Run.Epochs * batchesPerEpoch / Run.Accumulate));
+
+    /// <summary>Rate of update <paramref name="step"/> (from 0): the originals set it after the update before.</summary>
+    public double RateOf(in RateSpan span, long step)
+    {
+        if (step == 0) return Optim.Schedule.At(span, 0);
+        long before = step - 1;
+        return Optim.Schedule.At(span, Optim.RateIndex == RateIndex.Updates
+            ? before
+            : before / span.StepsPerEpoch * span.StepsPerEpoch + (before % span.StepsPerEpoch + 1) * Run.Accumulate - 1);
+    }
+
+    /// <summary>Refuses what makes no sense, before anything is allocated.</summary>
+    /// <exception cref="ConfigException">One sentence: the setting, its value, what would do.</exception>
+    public void Validate()
+    {
+        VitConfig e = Encoder;
+        Require(e.PatchPixels > 0 && e.ImagePixels > 0 && e.ImagePixels % e.PatchPixels == 0,
+            $"encoder.patchPixels is {e.PatchPixels}; it must divide encoder.imagePixels ({e.ImagePixels}).");
+        Require(e.Width > 0 && e.Heads > 0 && e.Width % e.Heads == 0,
+            $"encoder.heads is {e.Heads}; it must divide encoder.width ({e.Width}).");
+        Require(e.Depth > 0, $"encoder.depth is {e.Depth}; a transformer needs at least one block.");
+        Require(e.Hidden > 0, $"encoder.mlpRatio is {e.MlpRatio}; it must make a positive hidden width of {e.Width} channels.");
+        Require(e.DropPath is >= 0f and < 1f, $"encoder.dropPath is {e.DropPath}; it is a probability below 1.");
+        Require(e.LayerNormEps >= 0f, $"encoder.layerNormEps is {e.LayerNormEps}; it must be 0 or more.");
+        Masking.Validate(e.ImagePixels, e.PatchPixels);
+        Require(Terms.Length > 0, "terms is empty; a run needs something to predict.");
+        Require(Terms.Length == 1, $"terms has {Terms.Length} entries; pixel terms share one head, so one term is what works today.");
+        foreach (Term t in Terms)
+        {
+            t.Target.Validate();
+            t.Weighting.Validate(e.ImagePixels);
+            Require(float.IsFinite(t.Scale), $"terms.scale is {t.Scale}; it must be a finite number.");
+        }
+        Require(Run.Batch > 0, $"run.batch is {Run.Batch}; it must be positive.");
+        Require(Run.Accumulate > 0, $"run.accumulate is {Run.Accumulate}; 1 means no accumulation.");
+        Require(Run.Epochs > 0 || Run.Steps > 0, $"run.epochs is {Run.Epochs} and run.steps is {Run.Steps}; one must be positive.");
+        Require(Run.Steps >= 0, $"run.steps is {Run.Steps}; 0 means as many as run.epochs make.");
+        Require(Run.LogEverySteps > 0, $"run.logEverySteps is {Run.LogEverySteps}; it must be positive.");
+        Require(Run.CheckpointEveryEpochs > 0, $"run.checkpointEveryEpochs is {Run.CheckpointEveryEpochs}; it must be positive.");
+        Require(Run.KeepCheckpoints > 0, $"run.keepCheckpoints is {Run.KeepCheckpoints}; at least the newest must stay.");
+        Require(Optim.Rate > 0 && double.IsFinite(Optim.Rate), $"optim.rate is {Optim.Rate}; it must be a positive number.");
+        Require(Optim.WarmupEpochs >= 0, $"optim.warmupEpochs is {Optim.WarmupEpochs}; it must be 0 or more.");
+        Require(Optim.Beta1 is >= 0f and < 1f && Optim.Beta2 is >= 0f and < 1f,
+            $"optim.beta1 and beta2 are {Optim.Beta1} and {Optim.Beta2}; both lie in [0, 1).");
+        Require(Optim.WeightDecay >= 0f, $"optim.weightDecay is {Optim.WeightDecay}; it must be 0 or more.");
+    }
+
+    private static void Require(bool condition, string message)
+    {
+        if (!condition) throw new ConfigException(message);
+    }
+}
