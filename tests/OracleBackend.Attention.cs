@@ -1,0 +1,113 @@
+using MimEngine.Kernels;
+
+namespace MimEngine.Tests;
+
+internal sealed unsafe partial class OracleBackend
+{
+    public override void AttentionForward(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
+    {
+        (int images, int tokens, int width) = (qkv.Shape.D0, qkv.Shape.D1, qkv.Shape.D2 / 3);
+        int depth = width / heads;
+        double* py = F(y), plse = F(lse);
+        double[] logits = new double[tokens], p = new double[tokens];
+        for (int b = 0; b < images; b++)
+            for (int h = 0; h < heads; h++)
+                for (int i = 0; i < tokens; i++)
+                {
+                    Logits(logits, qkv, bias, heads, b, h, i);
+                    fixed (double* to = p, from = logits) plse[(b * heads + h) * tokens + i] = Softmax(to, from, tokens);
+                    for (int d = 0; d < depth; d++)
+                    {
+                        double sum = 0;
+                        for (int j = 0; j < tokens; j++) sum += p[j] * V(qkv, b, j, h * depth + d);
+                        py[((long)b * tokens + i) * width + h * depth + d] = sum;
+                    }
+                }
+    }
+
+    public override void AttentionBackward(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
+    {
+        (int images, int tokens, int width) = (qkv.Shape.D0, qkv.Shape.D1, qkv.Shape.D2 / 3);
+        int depth = width / heads;
+        double scale = 1 / Math.Sqrt(depth);
+        double* pdy = F(dy), py = F(y), plse = F(lse);
+        double[] g = new double[qkv.Count], gbias = new double[(long)heads * tokens * tokens], logits = new double[tokens];
+        for (int b = 0; b < images; b++)
+            for (int h = 0; h < heads; h++)
+                for (int i = 0; i < tokens; i++)
+                {
+                    Logits(logits, qkv, bias, heads, b, h, i);
+                    long rowY = ((long)b * tokens + i) * width + h * depth;
+                    double delta = 0;
+                    for (int d = 0; d < depth; d++) delta += pdy[rowY + d] * py[rowY + d];
+                    for (int j = 0; j < tokens; j++)
+                    {
+                        double p = Math.Exp(logits[j] - plse[(b * heads + h) * tokens + i]), dp = 0;
+                        for (int d = 0; d < depth; d++)
+                        {
+                            dp += pdy[rowY + d] * V(qkv, b, j, h * depth + d);
+                            g[At(qkv, b, j, 2 * width + h * depth + d)] += p * pdy[rowY + d];
+                        }
+                        double ds = p * (dp - delta);
+                        gbias[((long)h * tokens + i) * tokens + j] += ds;
+                        for (int d = 0; d < depth; d++)
+                        {
+                            g[At(qkv, b, i, h * depth + d)] += ds * scale * K(qkv, b, j, h * depth + d);
+                            g[At(qkv, b, j, width + h * depth + d)] += ds * scale * Q(qkv, b, i, h * depth + d);
+                        }
+                    }
+                }
+        Emit(dqkv, g);
+        Emit(dbias, gbias);
+    }
+
+    public override void RelativePositionBiasForward(Tensor bias, Tensor table, int grid)
+    {
+        int tokens = 1 + grid * grid, heads = table.Shape.D1;
+        double* pbias = F(bias), ptable = F(table);
+        for (int h = 0; h < heads; h++)
+            for (int i = 0; i < tokens; i++)
+                for (int j = 0; j < tokens; j++)
+                    pbias[(h * tokens + i) * tokens + j] = ptable[RelativeIndex(i, j, grid) * heads + h];
+    }
+
+    public override void RelativePositionBiasBackward(Grad dtable, Tensor dbias, int grid)
+    {
+        int tokens = 1 + grid * grid, heads = dbias.Shape.D0, entries = (2 * grid - 1) * (2 * grid - 1) + 3;
+        double* pdbias = F(dbias);
+        double[] g = new double[entries * heads];
+        for (int h = 0; h < heads; h++)
+            for (int i = 0; i < tokens; i++)
+                for (int j = 0; j < tokens; j++)
+                    g[RelativeIndex(i, j, grid) * heads + h] += pdbias[(h * tokens + i) * tokens + j];
+        Emit(dtable, g);
+    }
+
+    /// <summary>Row of the relative position table for query token i and key token j; token 0 is [cls].</summary>
+    private static int RelativeIndex(int i, int j, int grid)
+    {
+        int side = 2 * grid - 1, entries = side * side + 3;
+        if (i == 0 && j == 0) return entries - 1;
+        if (i == 0) return entries - 3;
+        if (j == 0) return entries - 2;
+        (int ri, int ci) = Math.DivRem(i - 1, grid);
+        (int rj, int cj) = Math.DivRem(j - 1, grid);
+        return (ri - rj + grid - 1) * side + (ci - cj + grid - 1);
+    }
+
+    private static void Logits(double[] logits, Tensor qkv, Tensor? bias, int heads, int b, int h, int i)
+    {
+        int tokens = qkv.Shape.D1, depth = qkv.Shape.D2 / 3 / heads;
+        for (int j = 0; j < tokens; j++)
+        {
+            double dot = 0;
+            for (int d = 0; d < depth; d++) dot += Q(qkv, b, i, h * depth + d) * K(qkv, b, j, h * depth + d);
+            logits[j] = dot / Math.Sqrt(depth) + (bias is { } t ? F(t)[((long)h * tokens + i) * tokens + j] : 0);
+        }
+    }
+
+    private static long At(Tensor qkv, int b, int token, int column) => ((long)b * qkv.Shape.D1 + token) * qkv.Shape.D2 + column;
+    private static double Q(Tensor qkv, int b, int token, int column) => F(qkv)[At(qkv, b, token, column)];
+    private static double K(Tensor qkv, int b, int token, int column) => F(qkv)[At(qkv, b, token, qkv.Shape.D2 / 3 + column)];
+    private static double V(Tensor qkv, int b, int token, int column) => F(qkv)[At(qkv, b, token, qkv.Shape.D2 / 3 * 2 + column)];
+}

@@ -1,0 +1,47 @@
+using System.Collections.Concurrent;
+using MimEngine.Kernels;
+using MimEngine.Kernels.Cpu;
+using NUnit.Framework;
+
+namespace MimEngine.Tests;
+
+/// <summary>Every operation of the CPU against the float64 oracle, at every SIMD level and with every way to ask for gradients.</summary>
+[TestFixture]
+public class ParityTests
+{
+    private static readonly ConcurrentDictionary<OpCase, OpCall[]> s_calls = new();
+    private static readonly ConcurrentDictionary<(OpCall, GradModes), Results> s_expected = new();
+
+    [Test]
+    public void The_cpu_agrees_with_the_oracle([ValueSource(typeof(OpCases), nameof(OpCases.All))] object line, [Values] SimdLevel level)
+    {
+        CpuBackend cpu = Cpu.Open(level);
+        using var oracle = new OracleBackend();
+        foreach (OpCall call in Calls(line))
+            foreach (GradModes modes in call.Modes())
+            {
+                Results expected = s_expected.GetOrAdd((call, modes), _ => call.Execute(oracle, modes));
+                Agreement.Check(call, modes, call.Execute(cpu, modes), expected, $"{level}");
+            }
+    }
+
+    [Test]
+    public void Three_threads_give_the_bits_of_one([ValueSource(typeof(OpCases), nameof(OpCases.All))] object line)
+    {
+        CpuBackend one = Cpu.Open(Simd.Best), three = Cpu.Open(Simd.Best, threads: 3);
+        foreach (OpCall call in Calls(line))
+            foreach (GradModes modes in call.Modes().Take(2))
+            {
+                Results single = call.Execute(one, modes), several = call.Execute(three, modes);
+                foreach (Slot slot in call.Slots)
+                    Assert.That(several.Bytes(slot.Name).AsSpan().SequenceEqual(single.Bytes(slot.Name)),
+                        $"{call.Name}, {modes}: {slot.Name} {slot.Shape} depends on the thread count.");
+            }
+    }
+
+    [Test]
+    public void Case_names_are_unique()
+        => Assert.That(OpCases.All.GroupBy(c => c.Name).Where(g => g.Count() > 1).Select(g => g.Key), Is.Empty);
+
+    private static OpCall[] Calls(object line) => s_calls.GetOrAdd((OpCase)line, c => [.. c.Calls()]);
+}
