@@ -1,61 +1,56 @@
+using System.ComponentModel;
 using System.Runtime.InteropServices;
 using MimEngine.Kernels;
 
 namespace MimEngine.Tests;
 
-/// <summary>
-/// Host memory between two pages that may not be touched: one byte past the end (or before the beginning) faults, whoever reads it.
-/// Elsewhere than on Linux it is ordinary memory.
-/// </summary>
-/// <param name="bytes">Bytes that may be used.</param>
-/// <param name="atEnd">Whether the last byte, rather than the first, lies next to a forbidden page.</param>
-internal sealed unsafe class GuardedStorage(long bytes, bool atEnd = true) : Storage(bytes)
+/// <summary>Memory between two pages that nobody may touch: an operand at either end faults on the first stray byte.</summary>
+internal sealed partial class GuardedMemory : Storage
 {
-    private const int Page = 4096, ReadWrite = 3, PrivateAnonymous = 0x22;
-    private readonly nuint _mapped = (nuint)((bytes + Page - 1) / Page * Page + 2 * Page);
-    private byte* _memory;
+    private const int ReadWrite = 3, NoAccess = 0, PrivateAnonymousLinux = 0x22, PrivateAnonymousMac = 0x1002;
+    private readonly nint _mapping;
+    private readonly long _mapped;
 
-    public override nint Address
+    /// <summary>At least this many usable bytes, rounded up to whole pages.</summary>
+    public GuardedMemory(long bytes) : base(RoundUp(bytes))
     {
-        get
-        {
-            if (_memory == null) Map();
-            return (nint)(atEnd ? _memory + _mapped - Page - Bytes : _memory + Page);
-        }
+        int page = Environment.SystemPageSize;
+        _mapped = Bytes + 2 * page;
+        _mapping = Map(0, (nuint)_mapped, ReadWrite, OperatingSystem.IsMacOS() ? PrivateAnonymousMac : PrivateAnonymousLinux, -1, 0);
+        if (_mapping == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"mmap of {_mapped} bytes failed.");
+        if (Protect(_mapping, (nuint)page, NoAccess) != 0 || Protect(_mapping + (nint)(_mapped - page), (nuint)page, NoAccess) != 0)
+            throw new Win32Exception(Marshal.GetLastPInvokeError(), "mprotect failed.");
     }
 
-    public override void Dispose()
+    /// <summary>Why there is none on this system, or none.</summary>
+    public static string? WhyAbsent => OperatingSystem.IsLinux() || OperatingSystem.IsMacOS() ? null : "guarded memory needs mmap and mprotect";
+
+    public override nint Address => _mapping + Environment.SystemPageSize;
+
+    public override void Dispose() => _ = Unmap(_mapping, (nuint)_mapped);
+
+    private static long RoundUp(long bytes)
     {
-        if (_memory == null) return;
-        if (OperatingSystem.IsLinux()) Assert(munmap(_memory, _mapped) == 0);
-        else NativeMemory.Free(_memory);
-        _memory = null;
+        long page = Environment.SystemPageSize;
+        return Math.Max(1, (bytes + page - 1) / page) * page;
     }
 
-    private void Map()
-    {
-        if (!OperatingSystem.IsLinux())
-        {
-            _memory = (byte*)NativeMemory.AllocZeroed(_mapped);
-            return;
-        }
-        _memory = (byte*)mmap(null, _mapped, ReadWrite, PrivateAnonymous, -1, 0);
-        Assert((nint)_memory != -1);
-        Assert(mprotect(_memory, Page, 0) == 0);
-        Assert(mprotect(_memory + _mapped - Page, Page, 0) == 0);
-    }
+    [LibraryImport("libc", EntryPoint = "mmap", SetLastError = true)]
+    private static partial nint Map(nint address, nuint length, int protection, int flags, int file, nint offset);
 
-    private static void Assert(bool done)
-    {
-        if (!done) throw new InvalidOperationException($"Guarded memory: the system refused (error {Marshal.GetLastPInvokeError()}).");
-    }
+    [LibraryImport("libc", EntryPoint = "mprotect", SetLastError = true)]
+    private static partial int Protect(nint address, nuint length, int protection);
 
-    [DllImport("libc", SetLastError = true)]
-    private static extern void* mmap(void* address, nuint length, int protection, int flags, int file, nint offset);
+    [LibraryImport("libc", EntryPoint = "munmap", SetLastError = true)]
+    private static partial int Unmap(nint address, nuint length);
+}
 
-    [DllImport("libc", SetLastError = true)]
-    private static extern int munmap(void* address, nuint length);
+/// <summary>Exactly so many bytes of guarded memory, the last or the first of them next to a forbidden page.</summary>
+internal sealed class GuardedStorage(long bytes, bool atEnd = true) : Storage(bytes)
+{
+    private readonly GuardedMemory _memory = new(bytes);
 
-    [DllImport("libc", SetLastError = true)]
-    private static extern int mprotect(void* address, nuint length, int protection);
+    public override nint Address => _memory.Address + (atEnd ? (nint)(_memory.Bytes - Bytes) : 0);
+
+    public override void Dispose() => _memory.Dispose();
 }

@@ -8,6 +8,9 @@ namespace MimEngine.Tests;
 /// </summary>
 internal static partial class OpCases
 {
+    // First: the tables below are built from it.
+    private static readonly bool[] s_noYes = [false, true];
+
     public static IReadOnlyList<OpCase> All { get; } = [.. Memory(), .. Dense(), .. Norm(), .. Attention(), .. Tokens(), .. Losses(), .. Optim(), .. Images()];
 
     /// <summary>Families of small cases as functions of the last axis's length n, with the lengths where n makes sense.</summary>
@@ -19,8 +22,6 @@ internal static partial class OpCases
     {
         public override string ToString() => Name;
     }
-
-    private static readonly bool[] s_noYes = [false, true];
 
     private static string With(params (bool There, string What)[] options)
         => string.Concat(options.Where(o => o.There).Select(o => ", " + o.What));

@@ -38,7 +38,7 @@ internal sealed unsafe partial class OracleBackend
                 for (int x = 0; x < width; x++)
                 {
                     bool inside = y >= 3 && y < height - 3 && x >= 3 && x < width - 3;
-                    int value = inside ? CornerValue(image, y, x, width, type) : 0;
+                    int value = inside ? CornerValue(image, y, x, width, type, threshold) : 0;
                     values[y, x] = value > threshold ? value : 0;
                 }
             for (int y = 0; y < height; y++)
@@ -47,10 +47,10 @@ internal sealed unsafe partial class OracleBackend
         }
     }
 
-    /// <summary>The largest t such that some arc has all differences ≥ t or all ≤ −t; 0 when there is none above 0.</summary>
-    private static int CornerValue(byte* image, int y, int x, int width, FastType type)
+    /// <summary>The largest t such that some arc has all differences ≥ t or all ≤ −t; 0 for what OpenCV rejects early.</summary>
+    private static int CornerValue(byte* image, int y, int x, int width, FastType type, int threshold)
     {
-        // Radius 1, 2 and 3 of the rasterised circle; the order runs around it, where it starts does not matter.
+        // Radius 1, 2 and 3 of the rasterised circle, from directly below the centre.
         (int Dy, int Dx)[] circle = type switch
         {
             FastType.Type5_8 => [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)],
@@ -58,19 +58,21 @@ internal sealed unsafe partial class OracleBackend
             _ => [(3, 0), (3, 1), (2, 2), (1, 3), (0, 3), (-1, 3), (-2, 2), (-3, 1),
                 (-3, 0), (-3, -1), (-2, -2), (-1, -3), (0, -3), (1, -3), (2, -2), (3, -1)],
         };
-        int arc = circle.Length / 2 + 1, best = 0;
-        for (int start = 0; start < circle.Length; start++)
+        int[] darker = Array.ConvertAll(circle, c => image[y * width + x] - image[(y + c.Dy) * width + x + c.Dx]);
+        return Math.Max(Side(darker), Side(Array.ConvertAll(darker, d => -d)));
+
+        int Side(int[] d)
         {
-            int smallest = int.MaxValue, largest = int.MinValue;
-            for (int k = start; k < start + arc; k++)
+            int arc = d.Length / 2 + 1, count = d.Length;
+            int best = Enumerable.Range(0, count).Max(start => Enumerable.Range(start, arc).Min(k => d[k % count]));
+            bool passes = type switch
             {
-                (int dy, int dx) = circle[k % circle.Length];
-                int d = image[y * width + x] - image[(y + dy) * width + x + dx];
-                (smallest, largest) = (Math.Min(smallest, d), Math.Max(largest, d));
-            }
-            best = Math.Max(best, Math.Max(smallest, -largest));
+                FastType.Type5_8 => d.All(v => v > threshold),
+                FastType.Type7_12 => Enumerable.Range(0, 8).All(k => d[k] > threshold || d[(k + 8) % 12] > threshold),
+                _ => true,
+            };
+            return passes ? Math.Max(0, best) : 0;
         }
-        return best;
     }
 
     private static bool IsPeak(int[,] values, int y, int x)

@@ -11,6 +11,7 @@ internal sealed unsafe partial class OracleBackend : Backend
 {
     public override string Name => "oracle";
     public override string Description => "float64 loops on the host: the test oracle";
+    public override DType Real => DType.F64;
 
     /// <summary>Bytes handed out and not yet disposed.</summary>
     public long AllocatedBytes { get; private set; }
