@@ -1,15 +1,319 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
 {
-    public override void LinearForward(Tensor y, Tensor x, Tensor w, Tensor? b) => throw new NotImplementedException();
-    public override void LinearBackward(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w) => throw new NotImplementedException();
-    public override void GeluForward(Tensor y, Tensor x) => throw new NotImplementedException();
-    public override void GeluBackward(Grad dx, Tensor dy, Tensor x) => throw new NotImplementedException();
-    public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma,
-        Tensor? rowScale) => throw new NotImplementedException();
-    public override void ScaleAddBackward(Tensor branch, Tensor? scaled, Tensor dy, Tensor? gamma,
-        Tensor? rowScale) => throw new NotImplementedException();
-    public override void LayerScaleBackward(Grad dgamma, Grad dw, Grad db, Tensor raw, Tensor rawBias, Tensor w, Tensor? b,
-        Tensor gamma) => throw new NotImplementedException();
+    public override void LinearForward(Tensor y, Tensor x, Tensor w, Tensor? b)
+        => LinearForward(Linear(y, x, w, b), x, w);
+
+    public override void LinearGeluForward(Tensor y, Tensor h, Tensor x, Tensor w, Tensor? b)
+    {
+        Product p = Linear(h, x, w, b);
+        SameShape(nameof(LinearGeluForward), y, h);
+        p.Finish = Finish.Gelu;
+        p.Gelu = y.F32;
+        LinearForward(p, x, w);
+    }
+
+    public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
+    {
+        Product p = Linear(y, x, w, b);
+        SameShape(nameof(LinearResidualForward), y, residual);
+        p.Finish = Finish.Residual;
+        p.Residual = residual.F32;
+        p.Scales = Scales(nameof(LinearResidualForward), y, gamma, rowScale);
+        LinearForward(p, x, w);
+    }
+
+    private void LinearForward(in Product p, Tensor x, Tensor w)
+    {
+        switch (Level)
+        {
+            case SimdLevel.Vector512: MultiplyByTransposed<Lanes16>(p, x.F32, w.F32); break;
+            case SimdLevel.Vector256: MultiplyByTransposed<Lanes8>(p, x.F32, w.F32); break;
+            default: MultiplyByTransposed<Lanes1>(p, x.F32, w.F32); break;
+        }
+    }
+
+    private static Product Linear(Tensor y, Tensor x, Tensor w, Tensor? b)
+    {
+        LinearShapes(y, x, w);
+        if (b is { } bias && bias.Count != w.Shape.Rows)
+            throw new ArgumentException($"Linear: the bias {bias.Shape} does not fit the weight {w.Shape}.");
+        return new Product { M = x.Shape.Rows, N = w.Shape.Rows, K = w.Shape.Cols, C = y.F32, Bias = b is { } t ? t.F32 : null };
+    }
+
+    private static void LinearShapes(Tensor y, Tensor x, Tensor w)
+    {
+        if (x.Shape.Cols != w.Shape.Cols || y.Shape.Cols != w.Shape.Rows || x.Shape.Rows != y.Shape.Rows)
+            throw new ArgumentException($"Linear: {x.Shape} times the transposed {w.Shape} is not {y.Shape}.");
+    }
+
+    private static void SameShape(string op, Tensor a, Tensor b)
+    {
+        if (a.Count != b.Count || a.Shape.Cols != b.Shape.Cols) throw new ArgumentException($"{op}: {a.Shape} and {b.Shape} must be equal.");
+    }
+
+    public override void LinearBackward(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w)
+    {
+        LinearShapes(dy, x, w);
+        if (dx.Wanted) SameShape(nameof(LinearBackward), dx.Into, x);
+        if (dw.Wanted) SameShape(nameof(LinearBackward), dw.Into, w);
+        if (db.Wanted && db.Into.Count != w.Shape.Rows)
+            throw new ArgumentException($"LinearBackward: the bias gradient {db.Into.Shape} does not fit the weight {w.Shape}.");
+        switch (Level)
+        {
+            case SimdLevel.Vector512: LinearBackward<Lanes16>(dx, dw, db, dy, x, w); break;
+            case SimdLevel.Vector256: LinearBackward<Lanes8>(dx, dw, db, dy, x, w); break;
+            default: LinearBackward<Lanes1>(dx, dw, db, dy, x, w); break;
+        }
+    }
+
+    private void LinearBackward<TV>(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w) where TV : struct, ILanes<TV>
+    {
+        (int m, int n, int k) = (x.Shape.Rows, w.Shape.Rows, w.Shape.Cols);
+        if (dx.Wanted)
+            MultiplyPlain<TV>(new Product { M = m, N = k, K = n, C = dx.Into.F32, Accumulate = dx.Accumulate }, dy.F32, w.F32);
+        float* sums = db.Wanted ? db.Into.F32 : null;
+        if (dw.Wanted) MultiplyTransposed<TV>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, dy.F32, x.F32, n, k, m);
+        else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n);
+    }
+
+    /// <summary>sums = Σ over rows of x (+ sums): the order, and so the bits, that <see cref="MultiplyTransposed"/> gives too.</summary>
+    private void ColumnSums<TV>(float* sums, bool accumulate, float* x, int rows, int cols) where TV : struct, ILanes<TV>
+    {
+        int tasks = Rows.Chunks(rows, GemmPack.TaskRows);
+        float* partial = GemmScratch((nint)tasks * cols);
+        _rows.For(rows, GemmPack.TaskRows, new ColumnSumRows<TV>(partial, x, cols));
+        AddInOrder<TV>(sums, partial, cols, tasks, accumulate);
+    }
+
+    private readonly struct ColumnSumRows<TV>(float* partial, float* x, int cols) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+            => AddInOrder<TV>(partial + (nint)chunk * cols, x + (nint)first * cols, cols, last - first, false);
+    }
+
+    public override void GeluForward(Tensor y, Tensor x)
+    {
+        SameShape(nameof(GeluForward), y, x);
+        int n = checked((int)y.Count);
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(n, ElementGrain, new GeluRows<Lanes16>(y.F32, x.F32)); break;
+            case SimdLevel.Vector256: _rows.For(n, ElementGrain, new GeluRows<Lanes8>(y.F32, x.F32)); break;
+            default: _rows.For(n, ElementGrain, new GeluRows<Lanes1>(y.F32, x.F32)); break;
+        }
+    }
+
+    private readonly struct GeluRows<TV>(float* y, float* x) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk) => GeluRow<TV>(y + first, x + first, last - first);
+    }
+
+    private static void GeluRow<TV>(float* y, float* x, int n) where TV : struct, ILanes<TV>
+    {
+        int i = 0;
+        for (; i <= n - TV.Count; i += TV.Count) VectorMath.Gelu(TV.Load(x + i)).Store(y + i);
+        if (i < n) VectorMath.Gelu(TV.LoadFirst(x + i, n - i)).StoreFirst(y + i, n - i);
+    }
+
+    public override void GeluBackward(Grad dx, Tensor dy, Tensor x)
+    {
+        if (!dx.Wanted) return;
+        SameShape(nameof(GeluBackward), dx.Into, x);
+        SameShape(nameof(GeluBackward), dy, x);
+        int n = checked((int)x.Count);
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes16>(dx.Into.F32, dx.Accumulate, dy.F32, x.F32)); break;
+            case SimdLevel.Vector256: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes8>(dx.Into.F32, dx.Accumulate, dy.F32, x.F32)); break;
+            default: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes1>(dx.Into.F32, dx.Accumulate, dy.F32, x.F32)); break;
+        }
+    }
+
+    private readonly struct GeluSlopeRows<TV>(float* dx, bool accumulate, float* dy, float* x) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            int i = first;
+            for (; i <= last - TV.Count; i += TV.Count)
+            {
+                TV v = TV.Load(dy + i) * VectorMath.GeluSlope(TV.Load(x + i));
+                (accumulate ? v + TV.Load(dx + i) : v).Store(dx + i);
+            }
+            int n = last - i;
+            if (n == 0) return;
+            TV tail = TV.LoadFirst(dy + i, n) * VectorMath.GeluSlope(TV.LoadFirst(x + i, n));
+            (accumulate ? tail + TV.LoadFirst(dx + i, n) : tail).StoreFirst(dx + i, n);
+        }
+    }
+
+    public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma, Tensor? rowScale)
+    {
+        SameShape(nameof(ScaleAddForward), y, residual);
+        BranchScales s = Scales(nameof(ScaleAddForward), y, gamma, rowScale);
+        int rows = y.Shape.Rows, cols = y.Shape.Cols, grain = Math.Max(1, ElementGrain / cols);
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(rows, grain, new ScaleAddRows<Lanes16>(y.F32, residual.F32, s, cols)); break;
+            case SimdLevel.Vector256: _rows.For(rows, grain, new ScaleAddRows<Lanes8>(y.F32, residual.F32, s, cols)); break;
+            default: _rows.For(rows, grain, new ScaleAddRows<Lanes1>(y.F32, residual.F32, s, cols)); break;
+        }
+    }
+
+    private readonly struct ScaleAddRows<TV>(float* y, float* residual, BranchScales scales, int cols) : IRowKernel
+        where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int r = first; r < last; r++)
+            {
+                nint at = (nint)r * cols;
+                ScaleAddRow<TV>(y + at, y + at, residual + at, scales.Gamma, scales.OfRow(r), cols);
+            }
+        }
+    }
+
+    /// <summary>y = residual + scale·gamma ⊙ branch, any of the three the same memory.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void ScaleAddRow<TV>(float* y, float* branch, float* residual, float* gamma, float scale, int n) where TV : struct, ILanes<TV>
+    {
+        TV s = TV.All(scale);
+        int j = 0;
+        for (; j <= n - TV.Count; j += TV.Count)
+            TV.MulAdd(gamma == null ? s : s * TV.Load(gamma + j), TV.Load(branch + j), TV.Load(residual + j)).Store(y + j);
+        int left = n - j;
+        if (left == 0) return;
+        TV factor = gamma == null ? s : s * TV.LoadFirst(gamma + j, left);
+        TV.MulAdd(factor, TV.LoadFirst(branch + j, left), TV.LoadFirst(residual + j, left)).StoreFirst(y + j, left);
+    }
+
+    public override void ScaleAddBackward(Tensor branch, Tensor? scaled, Tensor dy, Tensor? gamma, Tensor? rowScale)
+    {
+        SameShape(nameof(ScaleAddBackward), branch, dy);
+        if (scaled is { } t) SameShape(nameof(ScaleAddBackward), t, dy);
+        BranchScales s = Scales(nameof(ScaleAddBackward), dy, gamma, rowScale);
+        float* plain = scaled is { } u ? u.F32 : null;
+        int rows = dy.Shape.Rows, cols = dy.Shape.Cols, grain = Math.Max(1, ElementGrain / cols);
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(rows, grain, new ScaleRows<Lanes16>(branch.F32, plain, dy.F32, s, cols)); break;
+            case SimdLevel.Vector256: _rows.For(rows, grain, new ScaleRows<Lanes8>(branch.F32, plain, dy.F32, s, cols)); break;
+            default: _rows.For(rows, grain, new ScaleRows<Lanes1>(branch.F32, plain, dy.F32, s, cols)); break;
+        }
+    }
+
+    private readonly struct ScaleRows<TV>(float* branch, float* scaled, float* dy, BranchScales scales, int cols)
+        : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int r = first; r < last; r++)
+            {
+                nint at = (nint)r * cols;
+                TV s = TV.All(scales.OfRow(r));
+                int j = 0;
+                for (; j <= cols - TV.Count; j += TV.Count)
+                {
+                    TV v = s * TV.Load(dy + at + j);
+                    if (scaled != null) v.Store(scaled + at + j);
+                    (scales.Gamma == null ? v : v * TV.Load(scales.Gamma + j)).Store(branch + at + j);
+                }
+                int n = cols - j;
+                if (n == 0) continue;
+                TV tail = s * TV.LoadFirst(dy + at + j, n);
+                if (scaled != null) tail.StoreFirst(scaled + at + j, n);
+                (scales.Gamma == null ? tail : tail * TV.LoadFirst(scales.Gamma + j, n)).StoreFirst(branch + at + j, n);
+            }
+        }
+    }
+
+    /// <summary>Column and row factors of a residual branch; null = 1.</summary>
+    internal struct BranchScales
+    {
+        public float* Gamma, Row;
+        public int Group;
+
+        public readonly float OfRow(int row) => Row == null ? 1f : Row[row / Group];
+    }
+
+    private static BranchScales Scales(string op, Tensor y, Tensor? gamma, Tensor? rowScale)
+    {
+        int rows = y.Shape.Rows, groups = rowScale is { } s ? checked((int)s.Count) : 1;
+        if (gamma is { } g && g.Count != y.Shape.Cols) throw new ArgumentException($"{op}: gamma {g.Shape} does not fit {y.Shape}.");
+        if (groups == 0 || rows % groups != 0) throw new ArgumentException($"{op}: {groups} row factors do not divide the {rows} rows of {y.Shape}.");
+        return new BranchScales
+        {
+            Gamma = gamma is { } c ? c.F32 : null, Row = rowScale is { } r ? r.F32 : null, Group = Math.Max(1, rows / groups),
+        };
+    }
+
+    public override void LayerScaleBackward(Grad dgamma, Grad dw, Grad db, Tensor raw, Tensor rawBias, Tensor w, Tensor? b, Tensor gamma)
+    {
+        SameShape(nameof(LayerScaleBackward), raw, w);
+        int n = w.Shape.Rows, k = w.Shape.Cols, grain = Math.Max(1, ElementGrain / k);
+        if (gamma.Count != n || rawBias.Count != n || (b is { } t && t.Count != n))
+            throw new ArgumentException($"LayerScaleBackward: gamma {gamma.Shape} and the bias gradient {rawBias.Shape} must have {n} elements.");
+        var operands = new LayerScaleOperands
+        {
+            DGamma = dgamma, Dw = dw, Db = db, Raw = raw.F32, RawBias = rawBias.F32, W = w.F32, B = b is { } u ? u.F32 : null,
+            Gamma = gamma.F32, K = k,
+        };
+        switch (Level)
+        {
+            case SimdLevel.Vector512: _rows.For(n, grain, new LayerScaleRows<Lanes16>(operands)); break;
+            case SimdLevel.Vector256: _rows.For(n, grain, new LayerScaleRows<Lanes8>(operands)); break;
+            default: _rows.For(n, grain, new LayerScaleRows<Lanes1>(operands)); break;
+        }
+    }
+
+    private struct LayerScaleOperands
+    {
+        public Grad DGamma, Dw, Db;
+        public float* Raw, RawBias, W, B, Gamma;
+        public int K;
+    }
+
+    private readonly struct LayerScaleRows<TV>(LayerScaleOperands o) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int i = first; i < last; i++)
+            {
+                float* raw = o.Raw + (nint)i * o.K, w = o.W + (nint)i * o.K;
+                if (o.DGamma.Wanted) Put(o.DGamma, i, Dot(w, raw, o.K) + (o.B == null ? 0f : o.B[i] * o.RawBias[i]));
+                if (o.Db.Wanted) Put(o.Db, i, o.Gamma[i] * o.RawBias[i]);
+                if (o.Dw.Wanted) Scale(o.Dw.Into.F32 + (nint)i * o.K, o.Dw.Accumulate, o.Gamma[i], raw, o.K);
+            }
+        }
+
+        private static void Put(Grad grad, int i, float value)
+        {
+            float* p = grad.Into.F32 + i;
+            *p = grad.Accumulate ? *p + value : value;
+        }
+
+        private static float Dot(float* a, float* b, int n)
+        {
+            TV s = TV.Zero;
+            int j = 0;
+            for (; j <= n - TV.Count; j += TV.Count) s = TV.MulAdd(TV.Load(a + j), TV.Load(b + j), s);
+            if (j < n) s = TV.MulAdd(TV.LoadFirst(a + j, n - j), TV.LoadFirst(b + j, n - j), s);
+            return s.Sum();
+        }
+
+        private static void Scale(float* y, bool accumulate, float factor, float* x, int n)
+        {
+            TV f = TV.All(factor);
+            int j = 0;
+            for (; j <= n - TV.Count; j += TV.Count)
+                (accumulate ? TV.MulAdd(f, TV.Load(x + j), TV.Load(y + j)) : f * TV.Load(x + j)).Store(y + j);
+            int left = n - j;
+            if (left == 0) return;
+            TV v = TV.LoadFirst(x + j, left);
+            (accumulate ? TV.MulAdd(f, v, TV.LoadFirst(y + j, left)) : f * v).StoreFirst(y + j, left);
+        }
+    }
 }

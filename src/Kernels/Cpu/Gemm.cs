@@ -1,0 +1,279 @@
+using System.Runtime.CompilerServices;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>What becomes of a finished product.</summary>
+internal enum Finish : byte
+{
+    /// <summary>It is the result.</summary>
+    Plain,
+
+    /// <summary>It is kept, and its GELU goes beside it.</summary>
+    Gelu,
+
+    /// <summary>Scaled by row and column it is added to a residual.</summary>
+    Residual,
+}
+
+/// <summary>
+/// C = start + A·B, blocked: C is (M, N), A is read where it lies or from panels, B comes in panels. A chunk of rows times a group of
+/// panels is one unit of work; inside it the blocks of K come first (A's block and B's panel stay in L2), then panels, then tiles
+/// (a panel is read from L2 by every tile, a tile's rows of A stay in L1).
+/// </summary>
+internal unsafe struct Product
+{
+    public int M, N, K;
+
+    /// <summary>Length of a block of the sum; only the last may be shorter.</summary>
+    public int Block;
+
+    /// <summary>Element (m, k) of A: m/AGroup·APanel + m%AGroup·ARow + k·AStep.</summary>
+    public float* A;
+    public nint APanel, ARow, AStep;
+    public int AGroup;
+
+    /// <summary>Panels of B: block after block BBlock apart, in a block panel after panel BPanel apart, in a panel K rows of Width.</summary>
+    public float* B;
+    public nint BBlock, BPanel;
+
+    public float* C;
+
+    /// <summary>(N) added to every row, or null.</summary>
+    public float* Bias;
+
+    /// <summary>C's old content takes part.</summary>
+    public bool Accumulate;
+
+    public Finish Finish;
+
+    /// <summary>(M, N) written with GELU(C).</summary>
+    public float* Gelu;
+
+    /// <summary>(M, N), may be C, and how the product is scaled before it is added.</summary>
+    public float* Residual;
+    public CpuBackend.BranchScales Scales;
+
+    /// <summary>Rows of a chunk, a multiple of the tile's; panels of a group; groups in all.</summary>
+    public int ChunkRows, GroupPanels, Groups;
+}
+
+public sealed unsafe partial class CpuBackend
+{
+    private const int GemmSlot = 0;            // one op's packed operands and partial sums
+    private const int LongestBlock = 768;      // of the sum: 8 rows of A are 24 kB (half of L1), a panel of B 147 kB
+    private const int PanelGap = 16;           // floats between panels: strides that are multiples of 4096 bytes share cache sets
+    private const int ChunkTiles = 12;         // tiles one above the other in a unit: that often a panel is used once it is in L2
+    private const int LeastUnits = 16;         // units of work of a product: enough for any two to eight threads to end together
+
+    /// <summary>y = x·wᵀ (+ b), or what <paramref name="finish"/> makes of it. Fields that a finish needs are in <paramref name="p"/>.</summary>
+    private void MultiplyByTransposed<TV>(Product p, float* x, float* w) where TV : struct, ILanes<TV>
+    {
+        int width = MicroKernels.Vectors * TV.Count, panels = Ceiling(p.N, width);
+        PlaceB<TV>(ref p, GemmScratch(PackedFloats(p.N, p.K, width)));
+        _rows.For(panels * Ceiling(p.K, p.Block), 1, new PackColumns(p, width, panels, w));
+        AInPlace<TV>(ref p, x);
+        Multiply<TV>(p);
+    }
+
+    /// <summary>C = start + a·b for row-major a (M, K) and b (K, N).</summary>
+    private void MultiplyPlain<TV>(Product p, float* a, float* b) where TV : struct, ILanes<TV>
+    {
+        PlaceB<TV>(ref p, GemmScratch(PackedFloats(p.N, p.K, MicroKernels.Vectors * TV.Count)));
+        _rows.For(p.K, GemmPack.TaskRows, new PackRows<TV>(p, b));
+        AInPlace<TV>(ref p, a);
+        Multiply<TV>(p);
+    }
+
+    /// <summary>
+    /// c = aᵀ·b (+ c) for row-major a (K, M) and b (K, N): the weight gradient, K being the tokens; with it the column sums of a (+ sums).
+    /// Blocks of tokens are packed and multiplied one after the other, so each element of c is one chain in token order.
+    /// </summary>
+    private void MultiplyTransposed<TV>(float* c, bool accumulate, float* sums, bool accumulateSums, float* a, float* b, int m, int n, int k)
+        where TV : struct, ILanes<TV>
+    {
+        int width = MicroKernels.Vectors * TV.Count, block = BlockLength(k);
+        var p = new Product { M = m, N = n, C = c, AGroup = TV.Count, AStep = TV.Count, Block = block };
+        p.APanel = block * TV.Count + PanelGap;
+        p.ARow = TV.Count == 1 ? p.APanel : 1;
+        p.BPanel = block * width + PanelGap;
+        // Rows packs three vectors at once, so the panels of A come in threes.
+        nint aFloats = Ceiling(m, width) * 3 * p.APanel, bFloats = Ceiling(n, width) * p.BPanel;
+        float* scratch = GemmScratch(aFloats + bFloats + Ceiling(block, GemmPack.TaskRows) * m);
+        p.A = scratch;
+        p.B = scratch + aFloats;
+        float* partial = sums == null ? null : scratch + aFloats + bFloats;
+        Units<TV>(ref p);
+        for (int done = 0; done < k; done += block)
+        {
+            int length = Math.Min(block, k - done);
+            p.K = length;
+            p.Accumulate = accumulate || done > 0;
+            _rows.For(length, GemmPack.TaskRows, new PackBoth<TV>(p, a + (nint)done * m, b + (nint)done * n, partial));
+            if (sums != null) AddInOrder<TV>(sums, partial, m, Ceiling(length, GemmPack.TaskRows), accumulateSums || done > 0);
+            _rows.For(Ceiling(p.M, p.ChunkRows) * p.Groups, 1, new ProductUnits<TV>(p));
+        }
+    }
+
+    /// <summary>sums = Σ of the rows of partial (+ sums), in row order.</summary>
+    private static void AddInOrder<TV>(float* sums, float* partial, int n, int rows, bool accumulate) where TV : struct, ILanes<TV>
+    {
+        int j = 0;
+        for (; j <= n - TV.Count; j += TV.Count)
+        {
+            TV s = accumulate ? TV.Load(sums + j) : TV.Zero;
+            for (int r = 0; r < rows; r++) s += TV.Load(partial + (nint)r * n + j);
+            s.Store(sums + j);
+        }
+        if (j == n) return;
+        TV tail = accumulate ? TV.LoadFirst(sums + j, n - j) : TV.Zero;
+        for (int r = 0; r < rows; r++) tail += TV.LoadFirst(partial + (nint)r * n + j, n - j);
+        tail.StoreFirst(sums + j, n - j);
+    }
+
+    private void Multiply<TV>(Product p) where TV : struct, ILanes<TV>
+    {
+        Units<TV>(ref p);
+        _rows.For(Ceiling(p.M, p.ChunkRows) * p.Groups, 1, new ProductUnits<TV>(p));
+    }
+
+    private static void AInPlace<TV>(ref Product p, float* a) where TV : struct, ILanes<TV>
+    {
+        p.A = a;
+        p.AGroup = MicroKernels.Rows<TV>();
+        (p.APanel, p.ARow, p.AStep) = ((nint)p.AGroup * p.K, p.K, 1);
+    }
+
+    private static void PlaceB<TV>(ref Product p, float* scratch) where TV : struct, ILanes<TV>
+    {
+        int width = MicroKernels.Vectors * TV.Count;
+        p.Block = BlockLength(p.K);
+        p.B = scratch;
+        p.BPanel = p.Block * width + PanelGap;
+        p.BBlock = Ceiling(p.N, width) * p.BPanel;
+    }
+
+    /// <summary>Cuts the product into units by its shape alone.</summary>
+    private static void Units<TV>(ref Product p) where TV : struct, ILanes<TV>
+    {
+        int panels = Ceiling(p.N, MicroKernels.Vectors * TV.Count);
+        int chunks = Math.Max(1, Ceiling(p.M, ChunkTiles * MicroKernels.Rows<TV>()));
+        // Small products, as the weight gradients of narrow networks, get shorter chunks; still whole groups of A's panels.
+        p.ChunkRows = (chunks * panels < LeastUnits ? ChunkTiles / 3 : ChunkTiles) * MicroKernels.Rows<TV>();
+        chunks = Math.Max(1, Ceiling(p.M, p.ChunkRows));
+        p.GroupPanels = Ceiling(panels, Math.Min(panels, Ceiling(LeastUnits, chunks)));
+        p.Groups = Ceiling(panels, p.GroupPanels);
+    }
+
+    /// <summary>Blocks of equal length, at most <see cref="LongestBlock"/>, whole packing tasks.</summary>
+    private static int BlockLength(int k) => Ceiling(Ceiling(k, Ceiling(k, LongestBlock)), GemmPack.TaskRows) * GemmPack.TaskRows;
+
+    private static nint PackedFloats(int n, int k, int width)
+        => (nint)Ceiling(n, width) * Ceiling(k, BlockLength(k)) * (BlockLength(k) * width + PanelGap);
+
+    private float* GemmScratch(nint floats) => (float*)Scratch(GemmSlot, floats * sizeof(float));
+
+    private static int Ceiling(int a, int b) => (a + b - 1) / b;
+
+    private readonly struct PackColumns(Product p, int width, int panels, float* w) : IRowKernel
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int i = first; i < last; i++)
+            {
+                int block = i / panels, panel = i % panels, k = block * p.Block, n = panel * width;
+                GemmPack.Columns(p.B + block * p.BBlock + panel * p.BPanel, width, w + (nint)n * p.K + k, p.K,
+                    Math.Min(width, p.N - n), Math.Min(p.Block, p.K - k));
+            }
+        }
+    }
+
+    private readonly struct PackRows<TV>(Product p, float* b) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            int width = MicroKernels.Vectors * TV.Count, block = first / p.Block;   // a task never crosses blocks: they are whole tasks
+            GemmPack.Rows<TV>(p.B + block * p.BBlock + (first - block * p.Block) * width, TV.Count, p.BPanel, width,
+                b + (nint)first * p.N, p.N, last - first, p.N, null);
+        }
+    }
+
+    private readonly struct PackBoth<TV>(Product p, float* a, float* b, float* partial) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            int width = MicroKernels.Vectors * TV.Count;
+            GemmPack.Rows<TV>(p.A + first * TV.Count, p.APanel, 3 * p.APanel, TV.Count, a + (nint)first * p.M, p.M, last - first, p.M,
+                partial == null ? null : partial + (nint)chunk * p.M);
+            GemmPack.Rows<TV>(p.B + first * width, TV.Count, p.BPanel, width, b + (nint)first * p.N, p.N, last - first, p.N, null);
+        }
+    }
+
+    private readonly struct ProductUnits<TV>(Product p) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int unit = first; unit < last; unit++) Unit(unit / p.Groups * p.ChunkRows, unit % p.Groups * p.GroupPanels);
+        }
+
+        [SkipLocalsInit]
+        private void Unit(int firstRow, int firstPanel)
+        {
+            int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
+            int lastRow = Math.Min(p.M, firstRow + p.ChunkRows), lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width));
+            float* zeros = stackalloc float[3 * 16];
+            float* branch = stackalloc float[8 * 3 * 16];
+            new Span<float>(zeros, 3 * 16).Clear();
+            Tile t = default;
+            t.ARow = p.ARow;
+            t.AStep = p.AStep;
+            t.BRow = width;
+            for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
+            {
+                t.K = Math.Min(p.Block, p.K - k);
+                bool starts = k == 0, ends = k + t.K == p.K;
+                for (int panel = firstPanel; panel < lastPanel; panel++)
+                {
+                    int col = panel * width, cols = Math.Min(width, p.N - col), vectors = Ceiling(cols, TV.Count);
+                    t.Tail = cols % TV.Count;
+                    float* bias = starts && p.Bias != null ? p.Bias + col : zeros;
+                    for (int row = firstRow; row < lastRow; row += tileRows)
+                    {
+                        int rows = Math.Min(tileRows, lastRow - row);
+                        float* c = p.C + (nint)row * p.N + col;
+                        t.A = p.A + row / p.AGroup * p.APanel + row % p.AGroup * p.ARow + k * p.AStep;
+                        t.B = p.B + block * p.BBlock + panel * p.BPanel;   // the micro-kernel does not change it
+                        bool apart = p.Finish == Finish.Residual, fresh = apart || (starts && !p.Accumulate);
+                        t.Start = fresh ? bias : c;
+                        t.StartRow = fresh ? 0 : p.N;
+                        t.C = apart ? branch : c;
+                        t.CRow = apart ? width : p.N;
+                        t.Ahead = t.A + p.APanel;
+                        (t.AheadRow, t.AheadStep) = (p.ARow, 16 * p.AStep);
+                        MicroKernels.Run<TV>(t, rows, vectors, false);
+                        if (p.Finish == Finish.Residual) AddBranch(branch, row, rows, col, cols, starts);
+                        else if (p.Finish == Finish.Gelu && ends) TakeGelu(row, rows, col, cols);
+                    }
+                }
+            }
+        }
+
+        /// <summary>C = base + rowScale·gamma·branch; the base is the residual, or C once the first block has been added to it.</summary>
+        private void AddBranch(float* branch, int row, int rows, int col, int cols, bool starts)
+        {
+            for (int r = row; r < row + rows; r++, branch += MicroKernels.Vectors * TV.Count)
+            {
+                float* c = p.C + (nint)r * p.N + col, x = starts ? p.Residual + (nint)r * p.N + col : c;
+                ScaleAddRow<TV>(c, branch, x, p.Scales.Gamma == null ? null : p.Scales.Gamma + col, p.Scales.OfRow(r), cols);
+            }
+        }
+
+        private void TakeGelu(int row, int rows, int col, int cols)
+        {
+            for (int r = row; r < row + rows; r++)
+            {
+                nint at = (nint)r * p.N + col;
+                GeluRow<TV>(p.Gelu + at, p.C + at, cols);
+            }
+        }
+    }
+}
