@@ -1,0 +1,33 @@
+using System.CommandLine;
+using MimEngine.Kernels;
+
+namespace MimEngine.Cli;
+
+/// <summary><c>mim devices</c>: what this machine and this build can compute on, and why not on the rest.</summary>
+internal static class DevicesCommand
+{
+    public static Command Build(Terminal terminal)
+    {
+        Option<long?> threads = Options.Threads();
+        Command command = new("devices", "Lists the devices a run can compute on, and says why others are missing.") { threads };
+        command.SetAction(parsed => Run(terminal.Display(), (int)(parsed.GetValue(threads) ?? 0)));
+        return command;
+    }
+
+    private static int Run(IDisplay display, int threads)
+    {
+        display.Table("Devices", ["name", "usable", "what it is"], [.. new[] { "cpu", "cuda", "opencl", "sim" }.Select(name => Row(name, threads))]);
+        display.Line($"CPU: {Machine.CpuName()}. Choose with --device NAME; the cpu is the default.");
+        return 0;
+    }
+
+    private static string[] Row(string name, int threads)
+    {
+        try
+        {
+            using Backend backend = Backend.Open(name, threads);
+            return [name, "yes", backend.Description];
+        }
+        catch (DeviceException e) { return [name, "no", e.Message]; }
+    }
+}

@@ -1,0 +1,69 @@
+using MimEngine.Cli;
+using NUnit.Framework;
+
+namespace MimEngine.Tests;
+
+[TestFixture]
+public class CliTests
+{
+    private static (int Code, string Out, string Error) Mim(params string[] args)
+    {
+        StringWriter output = new(), error = new();
+        using StopSignal stop = new();
+        int code = Program.Run(args, new Terminal(output, error, Live: false, stop));
+        return (code, output.ToString(), error.ToString());
+    }
+
+    private static void Fails(int code, string says, params string[] args)
+    {
+        (int actual, string output, string error) = Mim(args);
+        Assert.That(error.TrimEnd('\n', '\r'), Does.Contain(says).And.Not.Contain("\n").And.Not.Contain("   at "), output);
+        Assert.That(actual, Is.EqualTo(code), error);
+    }
+
+    [TestCase("there is no option '--thread'; did you mean '--threads'", "devices", "--thread", "2")]
+    [TestCase("there is no option '--thraeds'; did you mean '--threads'", "devices", "--thraeds=2")]
+    [TestCase("there is no option '--zzz'. See 'mim devices --help'", "devices", "--zzz")]
+    [TestCase("there is no command 'devises'; did you mean 'devices'", "devises")]
+    [TestCase("there is no command 'frobnicate'. See 'mim --help'", "frobnicate")]
+    [TestCase("there is no option '--hlep'; did you mean '--help'", "--hlep")]
+    [TestCase("'x' is not a whole number of at least 1", "devices", "--threads", "x")]
+    [TestCase("'0' is not a whole number of at least 1", "devices", "--threads", "0")]
+    [TestCase("'2.5' is not a whole number", "devices", "--threads", "2.5")]
+    [TestCase("--threads", "devices", "--threads")]
+    [TestCase("there is no argument 'cpu'", "devices", "cpu")]
+    public void A_wrong_command_line_is_one_sentence_and_exit_code_2(string says, params string[] args) => Fails(2, says, args);
+
+    [Test]
+    public void Help_teaches_with_examples_and_leaves_with_0()
+    {
+        foreach (string[] args in new[] { [], ["--help"], ["-h"], new[] { "-?" } })
+        {
+            (int code, string output, string error) = Mim(args);
+            Assert.That((code, error), Is.EqualTo((0, "")));
+            Assert.That(output, Does.Contain("mim pretrain").And.Contain("devices"));
+        }
+        (int devices, string help, _) = Mim("devices", "--help");
+        Assert.That(devices, Is.Zero);
+        Assert.That(help, Does.Contain("--threads").And.Contain("Examples:"));
+        Assert.That(Mim("--version").Out, Does.Match(@"^\d+\.\d+\.\d+"));
+    }
+
+    [Test]
+    public void Devices_names_the_cpu_and_says_why_others_are_missing()
+    {
+        (int code, string output, string error) = Mim("devices", "--threads", "3");
+        Assert.That((code, error), Is.EqualTo((0, "")));
+        Assert.That(output, Does.Match(@"(?m)^  cpu +yes +CPU, 3 threads"));
+        Assert.That(output, Does.Match(@"(?m)^  cuda +(no +device 'cuda'|yes)"));
+    }
+
+    [Test]
+    public void A_live_terminal_shows_the_same_facts()
+    {
+        StringWriter output = new();
+        using StopSignal stop = new();
+        Assert.That(Program.Run(["devices"], new Terminal(output, TextWriter.Null, Live: true, stop)), Is.Zero);
+        Assert.That(output.ToString(), Does.Contain("cpu").And.Contain("AVX").Or.Contain("scalar"));
+    }
+}
