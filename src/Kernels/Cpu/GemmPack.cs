@@ -62,6 +62,12 @@ internal static class GemmPack
     public static unsafe void Columns(float* panel, int width, float* x, nint xRow, int n, int steps)
     {
         if (n < width) Unsafe.InitBlockUnaligned(panel, 0, (uint)(width * steps * sizeof(float)));
+        Transpose(panel, width, x, xRow, n, steps);
+    }
+
+    /// <summary>panel = xᵀ: (steps, n) from (n, steps), rows width and xRow apart.</summary>
+    public static unsafe void Transpose(float* panel, int width, float* x, nint xRow, int n, int steps)
+    {
         int quads = Sse.IsSupported ? steps & ~3 : 0, j = 0;
         // 16 rows at a time: whole cache lines of the panel are filled while they are near.
         for (; j < n; j += 16)
