@@ -1,4 +1,6 @@
 using MimEngine.Cli;
+using MimEngine.Engine.Data;
+using MimEngine.Engine.Imaging;
 using NUnit.Framework;
 
 namespace MimEngine.Tests;
@@ -65,5 +67,52 @@ public class CliTests
         using StopSignal stop = new();
         Assert.That(Program.Run(["devices"], new Terminal(output, TextWriter.Null, Live: true, stop)), Is.Zero);
         Assert.That(output.ToString(), Does.Contain("cpu").And.Contain("AVX").Or.Contain("scalar"));
+    }
+
+    [Test]
+    public void Pack_writes_a_file_that_opens_like_its_source()
+    {
+        string folder = Directory.CreateTempSubdirectory("mim-pack-").FullName, pack = Path.Combine(folder, "a.mimpack");
+        try
+        {
+            (int code, string output, string error) = Mim("pack", "--out", pack);
+            Assert.That((code, error), Is.EqualTo((0, "")));
+            Assert.That(output, Does.Contain("8000 pictures, 10 classes"));
+            foreach (Split split in new[] { Split.Train, Split.Test })
+            {
+                using IDataset packed = Datasets.Open(pack, split), source = Datasets.Open(null, split);
+                RgbImage a = new(), b = new();
+                Assert.That(packed.Count, Is.EqualTo(source.Count));
+                foreach (int i in new[] { 0, source.Count / 2, source.Count - 1 })
+                {
+                    packed.Read(i, a);
+                    source.Read(i, b);
+                    Assert.That(a.Bytes.SequenceEqual(b.Bytes) && packed.Label(i) == source.Label(i), $"{split} {i}");
+                }
+            }
+            Fails(1, "no such file or folder", "pack", "--data", Path.Combine(folder, "absent"), "--out", pack);
+            Fails(2, "must end in .mimpack", "pack", "--out", Path.Combine(folder, "a.tar"));
+            Fails(2, "is what --data names", "pack", "--data", pack, "--out", pack);
+            Fails(1, "cannot be written", "pack", "--out", Path.Combine(folder, "no/such/a.mimpack"));
+            Fails(2, "--out", "pack");
+            Assert.That(Directory.GetFileSystemEntries(folder), Is.EqualTo(new[] { pack }), "failures leave nothing behind");
+        }
+        finally { Directory.Delete(folder, recursive: true); }
+    }
+
+    [Test]
+    public void A_stopped_command_leaves_with_130_and_no_file()
+    {
+        string folder = Directory.CreateTempSubdirectory("mim-pack-").FullName;
+        try
+        {
+            using StopSignal stop = new();
+            stop.Request(130);
+            StringWriter error = new();
+            Assert.That(Program.Run(["pack", "--out", Path.Combine(folder, "a.mimpack")], new Terminal(TextWriter.Null, error, Live: false, stop)), Is.EqualTo(130));
+            Assert.That(Directory.GetFileSystemEntries(folder), Is.Empty);
+            Assert.That(error.ToString(), Does.Not.Contain("   at "));
+        }
+        finally { Directory.Delete(folder, recursive: true); }
     }
 }

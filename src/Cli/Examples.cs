@@ -12,6 +12,13 @@ internal static class Examples
             "  mim devices --threads 4      the same with four CPU threads",
             "",
         ],
+        "pack" =>
+        [
+            "Examples:",
+            "  mim pack --data photos/ --out photos.mimpack",
+            "  mim pretrain --data photos.mimpack",
+            "",
+        ],
         _ =>
         [
             "Start here:",

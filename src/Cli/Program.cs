@@ -3,6 +3,7 @@ using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using MimEngine.Engine.Data;
 using MimEngine.Engine.Imaging;
+using MimEngine.Engine.Pretraining;
 using MimEngine.Engine.Runs;
 using MimEngine.Kernels;
 
@@ -41,6 +42,7 @@ public static class Program
         }
         catch (OperationCanceledException) when (terminal.Stop.ExitCode != Done)
         {
+            terminal.Error.WriteLine("mim: stopped.");
             return terminal.Stop.ExitCode;
         }
         catch (UsageException e)
@@ -60,6 +62,7 @@ public static class Program
         RootCommand root = new("MimEngine: masked image modelling. Pretrains vision transformers on pictures, and probes what they learned.")
         {
             DevicesCommand.Build(terminal),
+            PackCommand.Build(terminal),
         };
         HelpOption help = root.Options.OfType<HelpOption>().Single();
         help.Action = new HelpWithExamples((SynchronousCommandLineAction)help.Action!);
@@ -70,7 +73,7 @@ public static class Program
     /// <summary>One sentence for a failure. Exceptions of these types are written for people; anything else is a defect, and says so.</summary>
     private static string Sentence(Exception e) => e switch
     {
-        DeviceException or DataException or WeightFileException or RunException or ImageFormatException => e.Message,
+        DeviceException or DataException or ConfigException or NonFiniteException or WeightFileException or RunException or ImageFormatException => e.Message,
         OutOfMemoryException => "out of memory: use a smaller --set run.batch, or --set run.recompute=block; 'mim plan' tells what a run needs.",
         IOException or UnauthorizedAccessException => e.Message,
         TypeInitializationException { InnerException: { } inner } => Sentence(inner),
