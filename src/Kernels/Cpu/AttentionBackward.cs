@@ -1,0 +1,126 @@
+namespace MimEngine.Kernels.Cpu;
+
+public sealed unsafe partial class CpuBackend
+{
+    public override void AttentionBackward(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
+    {
+        if (!dqkv.Wanted && !dbias.Wanted) return;
+        switch (Level)
+        {
+            case SimdLevel.Vector512: AttendBackward<Lanes16>(dqkv, dbias, dy, y, lse, qkv, heads, bias); break;
+            case SimdLevel.Vector256: AttendBackward<Lanes8>(dqkv, dbias, dy, y, lse, qkv, heads, bias); break;
+            default: AttendBackward<Lanes1>(dqkv, dbias, dy, y, lse, qkv, heads, bias); break;
+        }
+    }
+
+    private void AttendBackward<TV>(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
+        where TV : struct, ILanes<TV>
+    {
+        AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
+        long floats = AttentionBackwardChunks<TV>.Floats(cut), square = (long)cut.Tokens * cut.Tokens;
+        float* scratch = (float*)Scratch(AttentionSlot, cut.Chunks * floats * sizeof(float));
+        float* partial = dbias.Wanted ? (float*)Scratch(BiasSlot, cut.Chunks * square * sizeof(float)) : null;
+        _rows.For(cut.Chunks, 1, new AttentionBackwardChunks<TV>(cut, dqkv.Wanted ? dqkv.Into.F32 : null, dqkv.Accumulate, partial, dy.F32,
+            y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, scratch, floats));
+        if (dbias.Wanted) _rows.For(heads, 1, new BiasSumHeads<TV>(dbias.Into.F32, dbias.Accumulate, partial, cut.Groups, checked((int)square)));
+    }
+
+    /// <summary>One row is one head: its chunks' sums of ds, in the order of the images.</summary>
+    private readonly struct BiasSumHeads<TV>(float* dbias, bool accumulate, float* partial, int groups, int square) : IRowKernel
+        where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int h = first; h < last; h++)
+                for (int g = 0; g < groups; g++)
+                    Lines<TV>.Put(dbias + (long)h * square, partial + ((long)h * groups + g) * square, accumulate || g > 0, square);
+        }
+    }
+
+    /// <summary>One row is one chunk of the cut.</summary>
+    private readonly struct AttentionBackwardChunks<TV>(AttentionCut cut, float* dqkv, bool accumulate, float* dbias, float* dy, float* y,
+        float* lse, float* qkv, float* bias, float* scratch, long floats) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        /// <summary>kᵀ, vᵀ; k, dk, dv; a tile of p and ds; a tile of q, dy, dq, and of δ.</summary>
+        public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats(2L * cut.Depth * cut.KeyStride
+            + 3L * SixRows<TV>.Pad(cut.Tokens) * cut.DepthStride
+            + (long)cut.TileRows * (2 * cut.KeyStride + 3 * cut.DepthStride + 1));
+
+        public void Run(int first, int last, int chunk)
+        {
+            int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, padded = SixRows<TV>.Pad(tokens);
+            long keySize = (long)depth * cut.KeyStride, headSize = (long)padded * cut.DepthStride;
+            long scoreSize = (long)cut.TileRows * cut.KeyStride, tileSize = (long)cut.TileRows * cut.DepthStride;
+            float* keysAcross = scratch + chunk * floats, valuesAcross = keysAcross + keySize;
+            float* keys = valuesAcross + keySize, dk = keys + headSize, dv = dk + headSize;
+            float* p = dv + headSize, ds = p + scoreSize, queries = ds + scoreSize, upstream = queries + tileSize, dq = upstream + tileSize;
+            float* delta = dq + tileSize;
+            int h = chunk / cut.Groups;
+            (int from, int to) = cut.Group(chunk);
+            float* biasSum = dbias == null ? null : dbias + (long)chunk * tokens * tokens;
+            for (int b = from; b < to; b++)
+            {
+                float* q = qkv + (long)b * tokens * row + h * depth, into = dqkv == null ? null : dqkv + (q - qkv);
+                HeadRows<TV>.Transpose(keysAcross, cut.KeyStride, q + width, row, tokens, depth);
+                HeadRows<TV>.Transpose(valuesAcross, cut.KeyStride, q + 2 * width, row, tokens, depth);
+                HeadRows<TV>.Gather(keys, cut.DepthStride, q + width, row, tokens, depth, 1f);
+                for (int i = 0; i < tokens; i += cut.TileRows)
+                {
+                    int rows = Math.Min(cut.TileRows, tokens - i), whole = SixRows<TV>.Pad(rows);
+                    long token = (long)b * tokens + i;
+                    float* dyRows = dy + token * width + h * depth, yRows = y + token * width + h * depth;
+                    HeadRows<TV>.Gather(queries, cut.DepthStride, q + (long)i * row, row, rows, depth, cut.Scale);
+                    HeadRows<TV>.Gather(upstream, cut.DepthStride, dyRows, width, rows, depth, 1f);
+                    for (int r = 0; r < rows; r++) delta[r] = Lines<TV>.Dot(dyRows + (long)r * width, yRows + (long)r * width, depth);
+
+                    SixRows<TV>.Multiply(p, cut.KeyStride, queries, cut.DepthStride, 1, keysAcross, cut.KeyStride, whole, cut.KeyVectors,
+                        depth, accumulate: false);
+                    SixRows<TV>.Multiply(ds, cut.KeyStride, upstream, cut.DepthStride, 1, valuesAcross, cut.KeyStride, whole,
+                        cut.KeyVectors, depth, accumulate: false);
+                    float* lseRows = lse + ((long)b * cut.Heads + h) * tokens + i;
+                    for (int r = 0; r < rows; r++)
+                    {
+                        long at = ((long)h * tokens + i + r) * tokens;
+                        Scores(p + (long)r * cut.KeyStride, ds + (long)r * cut.KeyStride, bias == null ? null : bias + at, lseRows[r], delta[r]);
+                        if (biasSum != null) Lines<TV>.Put(biasSum + (long)(i + r) * tokens, ds + (long)r * cut.KeyStride, b > from, tokens);
+                    }
+                    if (dqkv == null) continue;
+
+                    SixRows<TV>.Multiply(dq, cut.DepthStride, ds, cut.KeyStride, 1, keys, cut.DepthStride, whole, cut.DepthVectors, tokens,
+                        accumulate: false);
+                    Spread(into + (long)i * row, dq, rows, cut.Scale);
+                    // q in scratch carries the factor 1/√D already.
+                    SixRows<TV>.Multiply(dk, cut.DepthStride, ds, 1, cut.KeyStride, queries, cut.DepthStride, padded, cut.DepthVectors, rows,
+                        accumulate: i > 0);
+                    SixRows<TV>.Multiply(dv, cut.DepthStride, p, 1, cut.KeyStride, upstream, cut.DepthStride, padded, cut.DepthVectors, rows,
+                        accumulate: i > 0);
+                }
+                if (dqkv == null) continue;
+                Spread(into + width, dk, tokens, 1f);
+                Spread(into + 2 * width, dv, tokens, 1f);
+            }
+        }
+
+        /// <summary>A row of logits becomes p = exp(logit − lse), a row of dp becomes ds = p·(dp − δ).</summary>
+        private void Scores(float* s, float* dp, float* line, float lseRow, float deltaRow)
+        {
+            TV l = TV.All(lseRow), d = TV.All(deltaRow), floor = TV.All(HeadRows<TV>.Floor);
+            int n = cut.KeyVectors * TV.Count, tail = cut.Tokens - TV.Count;
+            for (int j = 0; j < n; j += TV.Count)
+            {
+                TV logit = TV.Load(s + j) - l;
+                if (line != null) logit += j <= tail ? TV.Load(line + j) : TV.LoadFirst(line + j, cut.Tokens - j);
+                TV e = VectorMath.ExpWithin(TV.Max(floor, logit));
+                e.Store(s + j);
+                (e * (TV.Load(dp + j) - d)).Store(dp + j);
+            }
+        }
+
+        /// <summary>Puts scratch rows into one head's columns of dqkv.</summary>
+        private void Spread(float* to, float* rows, int count, float scale)
+        {
+            for (int r = 0; r < count; r++)
+                Lines<TV>.Scale(to + (long)r * 3 * cut.Width, rows + (long)r * cut.DepthStride, scale, accumulate, cut.Depth);
+        }
+    }
+}
