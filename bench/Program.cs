@@ -1,1 +1,1 @@
-return 0;
+return args is ["fast", ..] ? MimEngine.Bench.FastBench.Run(args.AsSpan(1)) : 0;
