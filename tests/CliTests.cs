@@ -1,6 +1,7 @@
 using MimEngine.Cli;
 using MimEngine.Engine.Data;
 using MimEngine.Engine.Imaging;
+using MimEngine.Engine.Pretraining;
 using NUnit.Framework;
 
 namespace MimEngine.Tests;
@@ -115,4 +116,41 @@ public class CliTests
         }
         finally { Directory.Delete(folder, recursive: true); }
     }
+
+    [TestCase(2, "masking.ratio is 1.2", "--set", "masking.ratio=1.2")]
+    [TestCase(2, "did you mean 'masking'", "--set", "maskin.ratio=0.5")]
+    [TestCase(2, "did you mean 'ratio'", "--set", "masking.ration=0.5")]
+    [TestCase(2, "write PATH=VALUE", "--set", "masking.ratio")]
+    [TestCase(2, "run.batch", "--set", "run.batch=many")]
+    [TestCase(2, "did you mean 'kamim'", "--recipe", "kamin")]
+    [TestCase(2, "did you mean 'small'", "--vit", "smal")]
+    [TestCase(2, "multiple of 8", "--pixels", "30")]
+    [TestCase(2, "no such file", "--recipe", "absent.json")]
+    [TestCase(1, "absent-data: there is no such file or folder", "--data", "absent-data")]
+    [TestCase(1, "fewer than one batch", "--batch", "100000")]
+    public void A_setting_that_makes_no_sense_is_refused_before_anything_runs(int code, string says, params string[] args) => Fails(code, says, ["plan", .. args]);
+
+    [Test]
+    public void A_recipe_file_is_read_strictly()
+    {
+        string file = Path.Combine(TestContext.CurrentContext.WorkDirectory, "recipe.json");
+        void Refused(string json, string says)
+        {
+            File.WriteAllText(file, json);
+            Fails(2, says, "plan", "--recipe", file);
+        }
+        try
+        {
+            Refused("""{"recipe":"kamim","maskng":{"ratio":0.5}}""", "did you mean 'masking'");
+            Refused("""{"masking":{"ratio":0.5}}""", "lacks the key \"recipe\"");
+            Refused("""{"recipe":"kamim",""", "is not a JSON object");
+            Refused("""{"recipe":"kamin"}""", "kamin");
+            Refused("""{"recipe":"kamim","masking":{"kind":"no-such","ratio":0.5}}""", "recipe.json");
+        }
+        finally { File.Delete(file); }
+    }
+
+    [Test]
+    public void A_ViT_B_step_at_192_pixels_costs_75_GFLOP_an_image()
+        => Assert.That(StepCost.Of(Recipes.Kamim()).Total, Is.EqualTo(77.4e9).Within(1).Percent, "12 blocks of 145 tokens, 768 wide: 25.8 forward, twice that backward");
 }

@@ -19,6 +19,14 @@ internal static class Examples
             "  mim pretrain --data photos.mimpack",
             "",
         ],
+        "plan" =>
+        [
+            "Examples:",
+            "  mim plan                                              the default run",
+            "  mim plan --recipe simmim --vit base --data photos/    does it fit?",
+            "  mim plan --recipe simmim --vit base --data photos/ --set run.recompute=block",
+            "",
+        ],
         _ =>
         [
             "Start here:",

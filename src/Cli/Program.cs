@@ -45,7 +45,7 @@ public static class Program
             terminal.Error.WriteLine("mim: stopped.");
             return terminal.Stop.ExitCode;
         }
-        catch (UsageException e)
+        catch (Exception e) when (e is UsageException or ConfigException)
         {
             terminal.Error.WriteLine($"mim: {e.Message}");
             return Usage;
@@ -61,8 +61,9 @@ public static class Program
     {
         RootCommand root = new("MimEngine: masked image modelling. Pretrains vision transformers on pictures, and probes what they learned.")
         {
-            DevicesCommand.Build(terminal),
+            PlanCommand.Build(terminal),
             PackCommand.Build(terminal),
+            DevicesCommand.Build(terminal),
         };
         HelpOption help = root.Options.OfType<HelpOption>().Single();
         help.Action = new HelpWithExamples((SynchronousCommandLineAction)help.Action!);
@@ -73,7 +74,7 @@ public static class Program
     /// <summary>One sentence for a failure. Exceptions of these types are written for people; anything else is a defect, and says so.</summary>
     private static string Sentence(Exception e) => e switch
     {
-        DeviceException or DataException or ConfigException or NonFiniteException or WeightFileException or RunException or ImageFormatException => e.Message,
+        DeviceException or DataException or NonFiniteException or WeightFileException or RunException or ImageFormatException => e.Message,
         OutOfMemoryException => "out of memory: use a smaller --set run.batch, or --set run.recompute=block; 'mim plan' tells what a run needs.",
         IOException or UnauthorizedAccessException => e.Message,
         TypeInitializationException { InnerException: { } inner } => Sentence(inner),

@@ -1,0 +1,90 @@
+using System.CommandLine;
+using MimEngine.Engine.Nn;
+using MimEngine.Engine.Pretraining;
+
+namespace MimEngine.Cli;
+
+/// <summary>The options that make a <see cref="PretrainConfig"/>; pretrain, plan and show-masks share them.</summary>
+internal sealed class ExperimentOptions
+{
+    private readonly Option<string?> _recipe = Options.Text("--recipe", "NAME",
+        $"What to train: {string.Join(", ", Recipes.ByName.Keys)}, or a .json file that changes one of them. [kamim]");
+    private readonly Option<string?> _vit = Options.Text("--vit", "SIZE", $"Size of the encoder: {string.Join(", ", VitConfig.Sizes.Keys)}. [base; mini for the embedded pictures]");
+    private readonly Option<long?> _pixels = Options.Number("--pixels", "N", "Side of the crops; patches and mask cells follow. [the recipe's; 32 for the embedded pictures]", least: 16);
+    private readonly Option<long?> _epochs = Options.Number("--epochs", "N",
+        "Passes over the pictures; the schedule spans them, with rates for short runs. [the recipe's; 20 for the embedded pictures]", least: 1);
+    private readonly Option<long?> _batch = Options.Number("--batch", "N", "Pictures of one pass through the network. [the recipe's; 64 for the embedded pictures]", least: 1);
+    private readonly Option<long?> _steps = Options.Number("--steps", "N", "Updates, whatever the epochs say.", least: 1);
+    private readonly Option<long?> _seed = Options.Number("--seed", "N", "Names every random number; the same seed gives the same bits. [0]");
+    private readonly Option<string[]> _set = new("--set")
+    {
+        HelpName = "PATH=VALUE",
+        Description = "Changes any setting, as often as you like: --set terms.0.weighting.temperature=0.5. A run's config.json shows them all.",
+        Arity = ArgumentArity.OneOrMore,
+    };
+
+    public Option<string?> DataPath { get; } = Options.Data(
+        "Pictures: a folder (classes in sub-folders, or flat), a .mimpack file, CIFAR .bin or idx files. [embedded Fashion-MNIST]");
+
+    public void AddTo(Command command)
+    {
+        foreach (Option option in new Option[] { _recipe, DataPath, _vit, _pixels, _epochs, _batch, _steps, _seed, _set }) command.Add(option);
+    }
+
+    /// <summary>The names of options given that <see cref="Resolve"/> would read; for --resume, which takes none of them.</summary>
+    public IEnumerable<string> Given(ParseResult parsed)
+        => new Option[] { _recipe, DataPath, _vit, _pixels, _epochs, _batch, _steps, _seed, _set }.Where(o => parsed.GetResult(o) is { Implicit: false }).Select(o => o.Name);
+
+    /// <summary>The experiment: recipe, then sizes, then length, then each --set in order. Validated.</summary>
+    /// <exception cref="ConfigException">Whatever is unknown or makes no sense.</exception>
+    public PretrainConfig Resolve(ParseResult parsed)
+    {
+        PretrainConfig config = FromRecipe(parsed.GetValue(_recipe) ?? "kamim");
+        bool embedded = parsed.GetValue(DataPath) is null;
+        if ((parsed.GetValue(_vit) ?? (embedded ? "mini" : null)) is { } size) config = config with { Encoder = Sized(config.Encoder, size) };
+        if ((parsed.GetValue(_pixels) ?? (embedded ? 32 : null)) is { } pixels) config = Recipes.AtPixels(config, checked((int)Math.Min(pixels, 65536)));
+        int batch = (int)Math.Min(parsed.GetValue(_batch) ?? (embedded ? 64 : config.Run.Batch), 1 << 20);
+        if ((parsed.GetValue(_epochs) ?? (embedded ? 20 : null)) is { } epochs) config = Recipes.Short(config, epochs, batch);
+        config = config with
+        {
+            Run = config.Run with { Batch = batch, Steps = parsed.GetValue(_steps) ?? config.Run.Steps, Seed = (ulong?)parsed.GetValue(_seed) ?? config.Run.Seed },
+        };
+        foreach (string setting in parsed.GetValue(_set) ?? [])
+        {
+            int equals = setting.IndexOf('=');
+            if (equals < 1) throw new ConfigException($"--set {setting}: write PATH=VALUE, as in --set masking.ratio=0.5.");
+            config = ConfigJson.Set(config, setting[..equals], setting[(equals + 1)..]);
+        }
+        config.Validate();
+        return config;
+    }
+
+    private static PretrainConfig FromRecipe(string recipe)
+    {
+        if (!recipe.EndsWith(".json", StringComparison.OrdinalIgnoreCase))
+            return Recipes.ByName.TryGetValue(recipe, out Func<PretrainConfig>? make) ? make()
+                : throw new ConfigException($"--recipe {recipe}: there is no such recipe"
+                    + (UsageError.Nearest(recipe, Recipes.ByName.Keys) is { } near ? $"; did you mean '{near}'?" : $"; known are {string.Join(", ", Recipes.ByName.Keys)}, or a .json file."));
+        if (!File.Exists(recipe)) throw new ConfigException($"--recipe {recipe}: no such file.");
+        string json = File.ReadAllText(recipe);
+        return ConfigJson.Overlay(Recipes.Named(BaseOf(json, recipe)), json, recipe);
+    }
+
+    // A recipe file names the recipe it changes by its own key "recipe".
+    private static string BaseOf(string json, string file)
+    {
+        try
+        {
+            return System.Text.Json.Nodes.JsonNode.Parse(json)?["recipe"]?.GetValue<string>() is { Length: > 0 } name ? name
+                : throw new ConfigException($"{file}: lacks the key \"recipe\", which names the recipe that it changes.");
+        }
+        catch (Exception e) when (e is System.Text.Json.JsonException or InvalidOperationException)
+        {
+            throw new ConfigException($"{file}: is not a JSON object with a key \"recipe\" ({e.Message.TrimEnd('.')}).", e);
+        }
+    }
+
+    private static VitConfig Sized(VitConfig vit, string size) => VitConfig.Sizes.ContainsKey(size) ? vit.WithSize(size)
+        : throw new ConfigException($"--vit {size}: there is no such size"
+            + (UsageError.Nearest(size, VitConfig.Sizes.Keys) is { } near ? $"; did you mean '{near}'?" : $"; known are {string.Join(", ", VitConfig.Sizes.Keys)}."));
+}
