@@ -58,6 +58,9 @@ public sealed record PretrainConfig
     /// <summary>The recipe it started from; settings below say what is really done.</summary>
     public string Recipe { get; init; } = "";
 
+    /// <summary>Folder or file with pictures; none = the pictures inside the program. Only the path: the pictures are the user's.</summary>
+    public string? Data { get; init; }
+
     public VitConfig Encoder { get; init; } = new();
 
     /// <summary>How a picture becomes a crop of Encoder.ImagePixels.</summary>

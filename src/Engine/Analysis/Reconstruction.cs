@@ -1,0 +1,105 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Engine.Imaging;
+using MimEngine.Engine.Nn;
+using MimEngine.Engine.Pretraining;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Analysis;
+
+/// <summary>
+/// What a model makes of hidden patches, as one picture: a row a crop; columns picture, what the encoder saw, weights as a heat map
+/// (black where every pixel counts the same), what it predicted, and the prediction on hidden patches within the picture.
+/// </summary>
+public sealed class Reconstruction : IDisposable
+{
+    private const int Columns = 5;
+    private readonly Backend _backend;
+    private readonly PretrainConfig _config;
+    private readonly Arena _arena;
+    private readonly byte[] _crops;
+    private readonly int _count;
+
+    /// <param name="crops">(n, 3, S, S) U8, planar: the same pictures every time, so that progress shows.</param>
+    public Reconstruction(Backend backend, PretrainConfig config, byte[] crops)
+    {
+        (_backend, _config, _crops) = (backend, config, crops);
+        int s = config.Encoder.ImagePixels;
+        _count = crops.Length / (3 * s * s);
+        _arena = new Arena(backend, Bytes(config, _count));
+    }
+
+    /// <summary>Activation memory that drawing <paramref name="count"/> crops takes.</summary>
+    public static long Bytes(PretrainConfig config, int count)
+    {
+        const long Unlimited = 1L << 50;
+        using var nothing = new NullBackend();
+        using var arena = new Arena(nothing, Unlimited);
+        using var model = new MimModel(config);
+        model.Params.Allocate(nothing, seed: null, gradients: false);
+        int s = config.Encoder.ImagePixels;
+        _ = Forward(nothing, config, arena, model, new byte[count * 3 * s * s], count);
+        return arena.Peak;
+    }
+
+    /// <summary>Draws the sheet with a model's present parameters.</summary>
+    public RgbImage Draw(MimModel model)
+    {
+        int s = _config.Encoder.ImagePixels, p = _config.Encoder.PatchPixels, grid = s / p, plane = s * s;
+        (float[] predicted, byte[] hidden, float[]? weights, int cells) = Forward(_backend, _config, _arena, model, _crops, _count);
+        var sheet = new PictureSheet(_count, Columns, s);
+        for (int i = 0; i < _count; i++)
+        {
+            int image = i;
+            float largest = weights is null ? 1f : weights.AsSpan(i * cells * cells, cells * cells).ToArray().Max();
+            (byte, byte, byte) original(int y, int x) => (Crop(image, 0, y, x), Crop(image, 1, y, x), Crop(image, 2, y, x));
+            (byte, byte, byte) prediction(int y, int x) => (Predicted(image, 0, y, x), Predicted(image, 1, y, x), Predicted(image, 2, y, x));
+            bool isHidden(int y, int x) => hidden[image * grid * grid + y / p * grid + x / p] != 0;
+            sheet.Draw(i, 0, original);
+            sheet.Draw(i, 1, (y, x) => isHidden(y, x) ? ((byte)128, (byte)128, (byte)128) : original(y, x));
+            sheet.Draw(i, 2, (y, x) => HeatMap.Color(weights is null || largest <= 1f ? 0f
+                : MathF.Log(weights[(image * cells + y * cells / s) * cells + x * cells / s]) / MathF.Log(largest)));
+            sheet.Draw(i, 3, prediction);
+            sheet.Draw(i, 4, (y, x) => isHidden(y, x) ? prediction(y, x) : original(y, x));
+        }
+        return sheet.Image;
+
+        byte Crop(int image, int c, int y, int x) => _crops[((image * 3 + c) * s + y) * s + x];
+        byte Predicted(int image, int c, int y, int x)
+        {
+            float v = predicted[(image * 3 + c) * plane + y * s + x] * Normalization.Std[c] + Normalization.Mean[c];
+            return (byte)Math.Clamp(MathF.Round(v * 255f), 0f, 255f);
+        }
+    }
+
+    public void Dispose() => _arena.Dispose();
+
+    private static (float[] Pixels, byte[] Hidden, float[]? Weights, int Cells) Forward(Backend backend, PretrainConfig config, Arena arena,
+        MimModel model, byte[] crops, int count)
+    {
+        int s = config.Encoder.ImagePixels, grid = model.Encoder.Grid;
+        var shape = new Shape(count, 3, s, s);
+        var tape = new Tape(backend, arena);
+        tape.BeginNoGrad();
+        Tensor u8 = tape.Keep(shape, DType.U8), images = tape.Keep(shape), hidden = tape.Keep(new Shape(count, grid * grid), DType.U8);
+        byte[] mask = new byte[count * grid * grid];
+        for (int i = 0; i < count; i++)
+        {
+            // A fixed name outside the run's own indices: every sheet hides the same patches.
+            var crop = new Rng(config.Run.Seed, RandomStream.Mask, ulong.MaxValue - (ulong)i);
+            config.Masking.Sample(new MaskRequest { Grid = grid, PatchPixels = model.Encoder.TokenPixels, Crop = crop },
+                mask.AsSpan(i * grid * grid, grid * grid));
+        }
+        backend.Upload(u8, crops);
+        backend.Upload(hidden, mask);
+        backend.NormalizeImages(images, u8, Normalization.Mean, Normalization.Std);
+        EncodedTokens tokens = model.Encoder.Encode(tape, images, new EncodeRequest(hidden));
+        (Value prediction, PixelOrder order) = model.Predict(tape, tokens, 0);
+        backend.Unpatchify(images, prediction.Data, model.Encoder.TokenPixels, order);
+        Tensor? weights = config.Terms[0].Weighting.Weights(tape, u8);
+        var result = (Transfer.Floats(backend, images), mask, weights is { } w ? Transfer.Floats(backend, w) : null,
+            weights is { } v ? v.Shape.D2 : 0);
+        tape.EndNoGrad();
+        tape.Reset();
+        return result;
+    }
+}

@@ -1,0 +1,62 @@
+using MimEngine.Engine.Autograd;
+using MimEngine.Engine.Pretraining;
+using MimEngine.Engine.Runs;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Experiments;
+
+/// <summary>
+/// All that a run must remember besides its configuration and step: parameters ("params/…"), the optimiser's moments ("adam.m/…",
+/// "adam.v/…") and how often each parameter was updated ("steps").
+/// </summary>
+internal sealed class RunState(Backend backend, Pretrainer pretrainer)
+{
+    private const string StepsName = "steps";
+
+    /// <summary>Everything to be saved.</summary>
+    public IReadOnlyList<NamedTensor> Tensors()
+    {
+        List<NamedTensor> tensors = [];
+        foreach ((string prefix, Tensor slab) in Slabs())
+            foreach (Param p in pretrainer.Model.Params.Params)
+                tensors.Add(NamedTensor.From(prefix + p.Name, View(slab, p), backend));
+        int[] steps = pretrainer.Optimizer.StepCounts;
+        tensors.Add(new NamedTensor(StepsName, "I32", [steps.Length], (offset, destination) =>
+            System.Runtime.InteropServices.MemoryMarshal.AsBytes(steps.AsSpan()).Slice((int)offset, destination.Length).CopyTo(destination)));
+        return tensors;
+    }
+
+    /// <summary>Puts a checkpoint back.</summary>
+    /// <exception cref="WeightFileException">A tensor is missing, of another shape, or one too many.</exception>
+    public void Load(SafeTensors file)
+    {
+        int expected = 1;
+        foreach ((string prefix, Tensor slab) in Slabs())
+            foreach (Param p in pretrainer.Model.Params.Params)
+            {
+                string name = prefix + p.Name;
+                float[] values = file.Floats(name);
+                if (values.Length != p.DeclaredShape.Count)
+                    throw new WeightFileException($"{file.File}: '{name}' is {file[name]}, but this experiment's is {p.DeclaredShape}.");
+                Transfer.Upload(backend, View(slab, p), values);
+                expected++;
+            }
+        int[] steps = file.Ints(StepsName), counts = pretrainer.Optimizer.StepCounts;
+        if (steps.Length != counts.Length || file.Entries.Count != expected)
+            throw new WeightFileException($"{file.File}: it holds {file.Entries.Count} tensors, but this experiment has {expected}.");
+        steps.CopyTo(counts, 0);
+    }
+
+    private IEnumerable<(string Prefix, Tensor Slab)> Slabs()
+    {
+        yield return ("params/", pretrainer.Model.Params.Master);
+        yield return ("adam.m/", pretrainer.Optimizer.Moment1);
+        if (pretrainer.Optimizer.Moment2 is { } second) yield return ("adam.v/", second);
+    }
+
+    private Tensor View(Tensor slab, Param p) => slab with
+    {
+        ByteOffset = slab.ByteOffset + pretrainer.Model.Params.Offset(p) * slab.DType.Size(),
+        Shape = p.DeclaredShape,
+    };
+}
