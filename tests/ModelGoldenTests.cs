@@ -52,7 +52,7 @@ public class ModelGoldenTests
             golden.AssertClose("out.loss", [rig.Loss]);
             golden.AssertClose("out.reconstruction", rig.Reconstruction);
             rig.CheckGradients(golden, WeightNames.FromKamim(WeightNames.Read(golden.Tensors, "grad.")));
-            Assert.That(rig.GradientNorm(), Is.EqualTo(golden.Tensors.Floats("out.grad_norm")[0]).Within(2e-5).Percent);
+            golden.AssertClose("out.grad_norm", [(float)rig.GradientNorm()]);
         }
     }
 
@@ -80,7 +80,11 @@ public class ModelGoldenTests
         }
         Dictionary<string, float[]> final = WeightNames.FromSimMim(WeightNames.Read(golden.Tensors, "out.final."));
         foreach (Param p in rig.Model.Params.Params)
-            golden.AssertClose("out.final.*", p.Name, Transfer.Floats(s_cpu, p.Data), final[p.Name]);
+        {
+            float[] actual = Transfer.Floats(s_cpu, p.Data), expected = final[p.Name];
+            golden.AssertClose("out.final.*", p.Name, actual, expected);
+            Assert.That(actual.Zip(expected, (a, b) => Math.Abs((double)a - b)).Average(), Is.LessThanOrEqualTo(2e-5), p.Name + ", on average");
+        }
     }
 
     [Test]
@@ -116,19 +120,21 @@ public class ModelGoldenTests
         int[] hits = new int[side * side];
         byte[] hidden = new byte[grid * grid];
         const int Draws = 4000;
+        bool wholeCells = true;
         for (int draw = 0; draw < Draws; draw++)
         {
             var request = new MaskRequest { Grid = grid, PatchPixels = patch, Crop = new Rng(3, RandomStream.Mask, (ulong)draw) };
             masking.Sample(request, hidden);
-            Assert.That(hidden.Sum(v => v), Is.EqualTo(hiddenPatches));
+            wholeCells &= hidden.Sum(v => v) == hiddenPatches;
             for (int r = 0; r < grid; r++)
                 for (int c = 0; c < grid; c++)
                 {
-                    Assert.That(hidden[r * grid + c], Is.EqualTo(hidden[r / scale * scale * grid + c / scale * scale]));
+                    wholeCells &= hidden[r * grid + c] == hidden[r / scale * scale * grid + c / scale * scale];
                     if (r % scale == 0 && c % scale == 0) hits[r / scale * side + c / scale] += hidden[r * grid + c];
                 }
         }
         double p = masking.Count(side * side) / (double)(side * side), sigma = Math.Sqrt(Draws * p * (1 - p));
+        Assert.That(wholeCells, "a cell is hidden or visible as a whole, and their number is right");
         Assert.That(hits, Has.All.InRange(Draws * p - 5 * sigma, Draws * p + 5 * sigma));
     }
 
@@ -242,6 +248,8 @@ public class ModelGoldenTests
 
         public void Load(Dictionary<string, float[]> weights)
         {
+            // The mean-pooling variant carries a norm that only classification uses.
+            foreach (string unused in weights.Keys.Where(n => n.StartsWith("fc_norm.", StringComparison.Ordinal)).ToArray()) weights.Remove(unused);
             Assert.That(weights.Keys, Is.EquivalentTo(Model.Params.Params.Select(p => p.Name)));
             foreach (Param p in Model.Params.Params) ParamSet.Set(s_cpu, p, weights[p.Name]);
         }
