@@ -9,6 +9,7 @@ internal sealed unsafe partial class OracleBackend
         (int images, int tokens, int width) = (qkv.Shape.D0, qkv.Shape.D1, qkv.Shape.D2 / 3);
         int depth = width / heads;
         double* py = F(y), plse = F(lse);
+        Require(qkv.DType == DType.F64, $"The oracle computes in F64, qkv is {qkv.DType}.");
         double[] logits = new double[tokens], p = new double[tokens];
         for (int b = 0; b < images; b++)
             for (int h = 0; h < heads; h++)
@@ -107,7 +108,9 @@ internal sealed unsafe partial class OracleBackend
     }
 
     private static long At(Tensor qkv, int b, int token, int column) => ((long)b * qkv.Shape.D1 + token) * qkv.Shape.D2 + column;
-    private static double Q(Tensor qkv, int b, int token, int column) => F(qkv)[At(qkv, b, token, column)];
-    private static double K(Tensor qkv, int b, int token, int column) => F(qkv)[At(qkv, b, token, qkv.Shape.D2 / 3 + column)];
-    private static double V(Tensor qkv, int b, int token, int column) => F(qkv)[At(qkv, b, token, qkv.Shape.D2 / 3 * 2 + column)];
+    private static double Q(Tensor qkv, int b, int token, int column) => ((double*)qkv.HostAddress)[At(qkv, b, token, column)];
+    private static double K(Tensor qkv, int b, int token, int column)
+        => ((double*)qkv.HostAddress)[At(qkv, b, token, qkv.Shape.D2 / 3 + column)];
+    private static double V(Tensor qkv, int b, int token, int column)
+        => ((double*)qkv.HostAddress)[At(qkv, b, token, qkv.Shape.D2 / 3 * 2 + column)];
 }

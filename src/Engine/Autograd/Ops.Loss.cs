@@ -51,6 +51,8 @@ public static partial class Ops
 
         public override bool IsLoss => true;
 
+        public override void Abandon(Tape t) => t.Done(_gradient);
+
         public override void Backward(Tape t)
         {
             if (_x.Gradient is { } known)

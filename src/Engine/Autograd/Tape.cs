@@ -14,6 +14,9 @@ public abstract class Node
 
     /// <summary>A loss starts a gradient instead of passing one on.</summary>
     public virtual bool IsLoss => false;
+
+    /// <summary>Gives back what only backward would have given back; called when a step is forgotten without it.</summary>
+    public virtual void Abandon(Tape t) { }
 }
 
 /// <summary>What a recorded stretch of network keeps for backward.</summary>
@@ -159,7 +162,11 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
     {
         for (int i = 0; i < _valueCount; i++) ReturnGradient(_values[i]);
         Release(0);
-        foreach (Node node in _nodes) Spare(node.GetType()).Push(node);
+        foreach (Node node in _nodes)
+        {
+            node.Abandon(this);
+            Spare(node.GetType()).Push(node);
+        }
         _nodes.Clear();
         _valueCount = 0;
     }
