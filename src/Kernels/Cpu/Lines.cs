@@ -78,32 +78,42 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
         return (s0 + s1 + (s2 + s3)).Sum();
     }
 
-    /// <summary>Σ (x − shift)², four accumulators wide.</summary>
-    public static float SumSquares(float* x, float shift, int n)
+    /// <summary>Σ x², four accumulators wide.</summary>
+    public static float SumSquares(float* x, int n) => Dot(x, x, n);
+
+    /// <summary>Mean, and mean squared deviation from it, of a line in cache.</summary>
+    /// <remarks>
+    /// The rounded mean of a first pass is corrected by the mean of the deviations from it, so that a constant line has deviations of
+    /// exactly 0: with a tiny eps they would otherwise be blown up by 1/√eps.
+    /// </remarks>
+    public static (float Mean, float Variance) Moments(float* x, int n)
     {
-        TV s0 = TV.Zero, s1 = TV.Zero, s2 = TV.Zero, s3 = TV.Zero, m = TV.All(shift);
+        float guess = Sum(x, n) / n;
+        TV s0 = TV.Zero, s1 = TV.Zero, q0 = TV.Zero, q1 = TV.Zero, m = TV.All(guess);
         int i = 0;
-        for (; i <= n - 4 * TV.Count; i += 4 * TV.Count)
+        for (; i <= n - 2 * TV.Count; i += 2 * TV.Count)
         {
             TV a = TV.Load(x + i) - m, b = TV.Load(x + i + TV.Count) - m;
-            TV c = TV.Load(x + i + 2 * TV.Count) - m, d = TV.Load(x + i + 3 * TV.Count) - m;
-            s0 = TV.MulAdd(a, a, s0);
-            s1 = TV.MulAdd(b, b, s1);
-            s2 = TV.MulAdd(c, c, s2);
-            s3 = TV.MulAdd(d, d, s3);
+            s0 += a;
+            s1 += b;
+            q0 = TV.MulAdd(a, a, q0);
+            q1 = TV.MulAdd(b, b, q1);
         }
         for (; i <= n - TV.Count; i += TV.Count)
         {
             TV a = TV.Load(x + i) - m;
-            s0 = TV.MulAdd(a, a, s0);
+            s0 += a;
+            q0 = TV.MulAdd(a, a, q0);
         }
-        float sum = (s0 + s1 + (s2 + s3)).Sum();
-        for (; i < n; i++)   // lanes past the end would count shift²
+        float sum = (s0 + s1).Sum(), squares = (q0 + q1).Sum();
+        for (; i < n; i++)   // lanes past the end would count the guess
         {
-            float a = x[i] - shift;
-            sum += a * a;
+            float a = x[i] - guess;
+            sum += a;
+            squares += a * a;
         }
-        return sum;
+        float shift = sum / n;
+        return (guess + shift, MathF.Max(0f, squares / n - shift * shift));
     }
 
     /// <summary>Σ a·b, four accumulators wide.</summary>

@@ -25,8 +25,8 @@ public sealed unsafe partial class CpuBackend
             for (int row = first; row < last; row++)
             {
                 float* px = x + (long)row * cols, py = y + (long)row * cols;
-                float m = Lines<TV>.Sum(px, cols) / cols;
-                float r = 1f / MathF.Sqrt(Lines<TV>.SumSquares(px, m, cols) / cols + eps);
+                (float m, float variance) = Lines<TV>.Moments(px, cols);
+                float r = 1f / MathF.Sqrt(variance + eps);
                 mean[row] = m;
                 rstd[row] = r;
                 TV vm = TV.All(m), vr = TV.All(r);

@@ -56,7 +56,7 @@ public sealed unsafe partial class CpuBackend
                 UpdateSegment s = segments[table[row].Segment];
                 int start = table[row].Start, end = Math.Min(s.Length, start + ElementGrain);
                 double sum = 0;
-                for (int i = start; i < end; i += Block) sum += Lines<TV>.SumSquares(x + s.Offset + i, 0f, Math.Min(Block, end - i));
+                for (int i = start; i < end; i += Block) sum += Lines<TV>.SumSquares(x + s.Offset + i, Math.Min(Block, end - i));
                 partial[row] = sum;
             }
         }
@@ -193,8 +193,8 @@ public sealed unsafe partial class CpuBackend
                     float* pp = p + s.Offset + i;
                     Lines<TV>.Scale(slope, gradient + s.Offset + i, scale, accumulate: false, n);
                     Lines<TV>.Scale(slope, pp, s.WeightDecay, accumulate: true, n);
-                    own += Lines<TV>.SumSquares(pp, 0f, n);
-                    sum += Lines<TV>.SumSquares(slope, 0f, n);
+                    own += Lines<TV>.SumSquares(pp, n);
+                    sum += Lines<TV>.SumSquares(slope, n);
                 }
                 partial[2 * row] = own;
                 partial[2 * row + 1] = sum;
