@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using Spectre.Console;
 
@@ -50,11 +51,20 @@ internal sealed class PlainDisplay(TextWriter output, TextWriter error) : IDispl
                 => Words.IsNumeric(rows, i) ? cell.PadLeft(widths[i]) : cell.PadRight(widths[i]))).TrimEnd());
     }
 
-    public void Follow(string unit, Action<Action<Progress>> body) => body(p =>
+    public void Follow(string unit, Action<Action<Progress>> body)
     {
-        output.WriteLine($"{unit} {p.Done}/{p.Total}  {p.Numbers}  left {Words.Duration(p.Remaining)}");
-        output.Flush();
-    });
+        long last = 0;
+        body(p =>
+        {
+            // A log wants a line every few seconds, not one an update; the first and the last always.
+            if (last != 0 && p.Done < p.Total && Stopwatch.GetElapsedTime(last) < s_lineEvery) return;
+            last = Stopwatch.GetTimestamp();
+            output.WriteLine($"{unit} {p.Done}/{p.Total}  {p.Numbers}  left {Words.Duration(p.Remaining)}");
+            output.Flush();
+        });
+    }
+
+    private static readonly TimeSpan s_lineEvery = TimeSpan.FromSeconds(2);
 }
 
 /// <summary>Colour and movement, for terminals.</summary>

@@ -40,7 +40,9 @@ internal sealed class ExperimentOptions
     public PretrainConfig Resolve(ParseResult parsed)
     {
         PretrainConfig config = FromRecipe(parsed.GetValue(_recipe) ?? "kamim");
-        bool embedded = parsed.GetValue(DataPath) is null;
+        // The full path, so that the run can be continued from any folder.
+        if (parsed.GetValue(DataPath) is { } data) config = config with { Data = Path.GetFullPath(data) };
+        bool embedded = config.Data is null;
         if ((parsed.GetValue(_vit) ?? (embedded ? "mini" : null)) is { } size) config = config with { Encoder = Sized(config.Encoder, size) };
         if ((parsed.GetValue(_pixels) ?? (embedded ? 32 : null)) is { } pixels) config = Recipes.AtPixels(config, checked((int)Math.Min(pixels, 65536)));
         int batch = (int)Math.Min(parsed.GetValue(_batch) ?? (embedded ? 64 : config.Run.Batch), 1 << 20);

@@ -28,5 +28,7 @@ internal static class Options
 
     public static Option<long?> Threads() => Number("--threads", "N", "Threads of the cpu device; results do not depend on it. [all cores]", least: 1);
 
+    public static Option<long?> LoaderThreads() => Number("--loader-threads", "N", "Threads that decode pictures; results do not depend on it. [1]", least: 1);
+
     public static Option<string?> Data(string help) => Text("--data", "PATH", help);
 }

@@ -61,6 +61,7 @@ public static class Program
     {
         RootCommand root = new("MimEngine: masked image modelling. Pretrains vision transformers on pictures, and probes what they learned.")
         {
+            PretrainCommand.Build(terminal),
             PlanCommand.Build(terminal),
             PackCommand.Build(terminal),
             DevicesCommand.Build(terminal),
