@@ -1,0 +1,179 @@
+using System.Diagnostics;
+using MimEngine.Cli;
+using MimEngine.Engine.Runs;
+using NUnit.Framework;
+
+namespace MimEngine.Tests;
+
+/// <summary>Runs as a user starts, stops, kills and continues them.</summary>
+[TestFixture]
+public class CliRunTests
+{
+    private static readonly string[] s_small = ["--vit", "micro", "--batch", "16", "--steps", "24", "--seed", "5", "--set", "run.checkpointEveryEpochs=0.005",
+        "--set", "run.logEverySteps=2"];
+
+    private string _root = "";
+
+    [SetUp]
+    public void MakeFolder() => _root = Directory.CreateTempSubdirectory("mim-cli-").FullName;
+
+    [TearDown]
+    public void RemoveFolder() => Directory.Delete(_root, recursive: true);
+
+    private string In(string name) => Path.Combine(_root, name);
+
+    private static (int Code, string Out, string Error) Mim(StopSignal stop, params string[] args)
+    {
+        StringWriter output = new(), error = new();
+        return (Program.Run(args, new Terminal(output, error, Live: false, stop)), output.ToString(), error.ToString());
+    }
+
+    private static void Fails(int code, string says, params string[] args)
+    {
+        using StopSignal stop = new();
+        (int actual, string output, string error) = Mim(stop, args);
+        Assert.That(error.TrimEnd(), Does.Contain(says).And.Not.Contain("\n").And.Not.Contain("   at "), output);
+        Assert.That(actual, Is.EqualTo(code), error);
+    }
+
+    private string Pretrain(string name, params string[] more)
+    {
+        using StopSignal stop = new();
+        (int code, string output, string error) = Mim(stop, ["pretrain", .. s_small, "--out", In(name), .. more]);
+        Assert.That((code, error), Is.EqualTo((0, "")), output);
+        return output;
+    }
+
+    private byte[] Final(string name) => File.ReadAllBytes(Path.Combine(In(name), "checkpoints", Checkpoint.FileName(24)));
+
+    [Test]
+    public void A_run_leaves_everything_that_is_promised_in_its_folder()
+    {
+        string output = Pretrain("run");
+        Assert.That(output, Does.Contain("step 24/24").And.Contain("img/s").And.Contain("loss").And.Contain("data wait").And.Contain("mim probe --run"));
+        string[] files = [.. Directory.EnumerateFiles(In("run"), "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(In("run"), f).Replace('\\', '/'))];
+        Assert.That(files, Is.SupersetOf(new[] { "config.json", "environment.json", "metrics.jsonl", "checkpoints/step-00000024.safetensors" }));
+        Assert.That(files.Count(f => f.StartsWith("checkpoints/")), Is.EqualTo(2));
+        Assert.That(files.Count(f => f.StartsWith("pictures/") && f.EndsWith(".png")), Is.EqualTo(1));
+        Assert.That(files.Count(f => f.StartsWith("events.out.tfevents.")), Is.EqualTo(1));
+        Assert.That(File.ReadAllLines(In("run/metrics.jsonl")), Has.Length.EqualTo(12));
+    }
+
+    [Test]
+    public void Thread_counts_and_batches_read_ahead_change_no_bit()
+    {
+        Pretrain("one", "--threads", "1");
+        Pretrain("seven", "--threads", "7", "--loader-threads", "4");
+        Assert.That(Final("seven"), Is.EqualTo(Final("one")));
+    }
+
+    [TestCase(130)]
+    [TestCase(143)]
+    public void A_stopped_run_saves_says_how_to_continue_and_ends_with_the_same_bits(int signal)
+    {
+        Pretrain("whole");
+        using (StopSignal stop = new())
+        {
+            Thread watcher = new(() =>
+            {
+                while (!File.Exists(In("part/metrics.jsonl")) || new FileInfo(In("part/metrics.jsonl")).Length == 0) Thread.Sleep(1);
+                stop.Request(signal);
+            });
+            watcher.Start();
+            (int code, string output, _) = Mim(stop, ["pretrain", .. s_small, "--out", In("part")]);
+            watcher.Join();
+            Assert.That(code, Is.EqualTo(signal), output);
+            Assert.That(output, Does.Contain($"mim pretrain --resume {In("part")}"));
+        }
+        using (StopSignal stop = new())
+        {
+            (int code, string output, string error) = Mim(stop, "pretrain", "--resume", In("part"));
+            Assert.That((code, error), Is.EqualTo((0, "")));
+            Assert.That(output, Does.Contain("continued at step"));
+        }
+        Assert.That(Final("part"), Is.EqualTo(Final("whole")));
+        Assert.That(Steps("part"), Is.Ordered.Ascending.And.Unique);
+    }
+
+    [Test]
+    public void A_run_killed_at_five_moments_and_resumed_ends_with_the_same_bits()
+    {
+        string program = Path.Combine(AppContext.BaseDirectory, "mim.dll");
+        Assume.That(File.Exists(program), "the program lies beside the tests");
+        Pretrain("whole");
+        int killed = 0;
+        for (int start = 0; start < 40; start++)
+        {
+            string[] args = Directory.Exists(In("killed")) && File.Exists(In("killed/config.json")) ? ["--resume", In("killed")] : [.. s_small, "--out", In("killed")];
+            if (args[0] != "--resume" && Directory.Exists(In("killed"))) Directory.Delete(In("killed"), recursive: true);   // killed while it was made
+            using Process child = Process.Start(new ProcessStartInfo(Environment.ProcessPath is { } host && Path.GetFileNameWithoutExtension(host) == "dotnet" ? host : "dotnet",
+                [program, "pretrain", .. args]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+            if (killed < 5)
+            {
+                // Somewhere in the first steps after this start: every process makes progress, none gets to the end.
+                while (!child.HasExited && child.StandardOutput.ReadLine() is { } line && !line.StartsWith("step ")) { }
+                Thread.Sleep(killed * 3);
+                if (!child.HasExited)
+                {
+                    child.Kill();
+                    killed++;
+                }
+                child.WaitForExit();
+                continue;
+            }
+            string output = child.StandardOutput.ReadToEnd(), error = child.StandardError.ReadToEnd();
+            child.WaitForExit();
+            Assert.That(child.ExitCode, Is.Zero, output + error);
+            break;
+        }
+        Assert.That(killed, Is.EqualTo(5));
+        Assert.That(Final("killed"), Is.EqualTo(Final("whole")));
+        Assert.That(Steps("killed"), Is.Ordered.Ascending.And.Unique, "no step is logged twice");
+    }
+
+    [Test]
+    public void What_cannot_start_says_so_in_one_sentence()
+    {
+        File.WriteAllText(In("file"), "");
+        Directory.CreateDirectory(In("photos"));
+        File.WriteAllText(In("photos/notes.txt"), "");
+        Fails(1, "device 'tpu' is unknown", ["pretrain", "--device", "tpu", .. s_small, "--out", In("r")]);
+        Fails(1, "is a file", ["pretrain", .. s_small, "--out", In("file")]);
+        Fails(1, "is not empty", ["pretrain", .. s_small, "--out", In("photos")]);
+        Fails(1, "no such file or folder", ["pretrain", "--data", In("absent"), "--out", In("r")]);
+        Fails(1, "holds no pictures", ["pretrain", "--data", In("photos"), "--out", In("r")]);
+        Fails(1, "no such run folder", "pretrain", "--resume", In("absent"));
+        Fails(1, "no config.json", "pretrain", "--resume", In("photos"));
+        Fails(2, "--vit cannot go with --resume", "pretrain", "--resume", In("photos"), "--vit", "small");
+        Fails(2, "--out cannot go with --resume", "pretrain", "--resume", In("photos"), "--out", In("x"));
+        Assert.That(Directory.Exists(In("r")), Is.False, "what could not start leaves no folder");
+    }
+
+    [Test]
+    public void Damaged_checkpoints_are_passed_over_or_refused_never_ignored()
+    {
+        Pretrain("run");
+        string[] saved = [.. Directory.EnumerateFiles(In("run/checkpoints")).Order()];
+        void Flip(string file)
+        {
+            byte[] bytes = File.ReadAllBytes(file);
+            bytes[bytes.Length / 2] ^= 1;
+            File.WriteAllBytes(file, bytes);
+        }
+        byte[] good = File.ReadAllBytes(saved[1]);
+        Flip(saved[1]);
+        using (StopSignal stop = new())
+        {
+            (int code, string output, string error) = Mim(stop, "pretrain", "--resume", In("run"));
+            Assert.That(code, Is.Zero, error);
+            Assert.That(error, Does.Contain(Path.GetFileName(saved[1])).And.Contain("damaged"));
+            Assert.That(output, Does.Contain("continued at step 22"));
+        }
+        Assert.That(File.ReadAllBytes(saved[1]), Is.EqualTo(good), "the lost steps are trained again to the same bits");
+        foreach (string file in saved) Flip(file);
+        Fails(1, "none of its 2 checkpoints", "pretrain", "--resume", In("run"));
+    }
+
+    private long[] Steps(string run) => [.. File.ReadAllLines(Path.Combine(In(run), "metrics.jsonl"))
+        .Select(l => System.Text.Json.JsonDocument.Parse(l).RootElement.GetProperty("step").GetInt64())];
+}
