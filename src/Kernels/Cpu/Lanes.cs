@@ -10,7 +10,7 @@ public enum SimdLevel : byte { Scalar, Vector256, Vector512 }
 
 /// <summary>
 /// A vector of float32 as a type, so that one generic kernel body is compiled for 16, 8 and 1 lanes. The JIT specialises generics over
-/// structs: no call, box or branch remains.
+/// structs: no call, box or branch remains. Every member is marked for inlining: long kernels use up the JIT's own budget for it.
 /// </summary>
 internal unsafe interface ILanes<TSelf> where TSelf : struct, ILanes<TSelf>
 {
@@ -61,7 +61,11 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     public readonly Vector512<float> V = v;
     public static int Count => 16;
     public static Lanes16 Zero => new(Vector512<float>.Zero);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 All(float value) => new(Vector512.Create(value));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Load(float* p) => new(Vector512.Load(p));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -69,21 +73,41 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 LoadBytes(byte* p) => new(Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(p))));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Store(float* p) => V.Store(p);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void StoreFirst(float* p, int n) => Avx512F.MaskStore(p, Mask(n), V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 operator +(Lanes16 a, Lanes16 b) => new(a.V + b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 operator -(Lanes16 a, Lanes16 b) => new(a.V - b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 operator *(Lanes16 a, Lanes16 b) => new(a.V * b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 operator /(Lanes16 a, Lanes16 b) => new(a.V / b.V);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 MulAdd(Lanes16 a, Lanes16 b, Lanes16 c) => new(Avx512F.FusedMultiplyAdd(a.V, b.V, c.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Max(Lanes16 a, Lanes16 b) => new(Avx512F.Max(a.V, b.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Min(Lanes16 a, Lanes16 b) => new(Avx512F.Min(a.V, b.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Abs(Lanes16 a) => new(Vector512.Abs(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Sqrt(Lanes16 a) => new(Vector512.Sqrt(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Round(Lanes16 a) => new(Avx512F.RoundScale(a.V, 0));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -97,7 +121,11 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Where(Lanes16 a, Lanes16 b, Lanes16 yes, Lanes16 no)
         => new(Vector512.ConditionalSelect(Vector512.GreaterThan(a.V, b.V), yes.V, no.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float Sum() => new Lanes8(V.GetLower() + V.GetUpper()).Sum();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float Largest() => new Lanes8(Vector256.Max(V.GetLower(), V.GetUpper())).Largest();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -111,7 +139,11 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
     public readonly Vector256<float> V = v;
     public static int Count => 8;
     public static Lanes8 Zero => new(Vector256<float>.Zero);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 All(float value) => new(Vector256.Create(value));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Load(float* p) => new(Vector256.Load(p));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -119,21 +151,41 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 LoadBytes(byte* p) => new(Vector256.ConvertToSingle(Avx2.ConvertToVector256Int32(p)));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Store(float* p) => V.Store(p);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void StoreFirst(float* p, int n) => Avx.MaskStore(p, Mask(n), V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 operator +(Lanes8 a, Lanes8 b) => new(a.V + b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 operator -(Lanes8 a, Lanes8 b) => new(a.V - b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 operator *(Lanes8 a, Lanes8 b) => new(a.V * b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 operator /(Lanes8 a, Lanes8 b) => new(a.V / b.V);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 MulAdd(Lanes8 a, Lanes8 b, Lanes8 c) => new(Fma.MultiplyAdd(a.V, b.V, c.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Max(Lanes8 a, Lanes8 b) => new(Avx.Max(a.V, b.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Min(Lanes8 a, Lanes8 b) => new(Avx.Min(a.V, b.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Abs(Lanes8 a) => new(Vector256.Abs(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Sqrt(Lanes8 a) => new(Vector256.Sqrt(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Round(Lanes8 a) => new(Avx.RoundToNearestInteger(a.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -147,12 +199,15 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Where(Lanes8 a, Lanes8 b, Lanes8 yes, Lanes8 no)
         => new(Vector256.ConditionalSelect(Vector256.GreaterThan(a.V, b.V), yes.V, no.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float Sum()
     {
         Vector128<float> four = V.GetLower() + V.GetUpper();
         return four[0] + four[2] + (four[1] + four[3]);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float Largest()
     {
         Vector128<float> four = Vector128.Max(V.GetLower(), V.GetUpper());
@@ -170,28 +225,70 @@ internal readonly unsafe struct Lanes1(float v) : ILanes<Lanes1>
     public readonly float V = v;
     public static int Count => 1;
     public static Lanes1 Zero => default;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 All(float value) => new(value);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Load(float* p) => new(*p);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 LoadFirst(float* p, int n) => default;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 LoadBytes(byte* p) => new(*p);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Store(float* p) => *p = V;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void StoreFirst(float* p, int n) { }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 operator +(Lanes1 a, Lanes1 b) => new(a.V + b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 operator -(Lanes1 a, Lanes1 b) => new(a.V - b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 operator *(Lanes1 a, Lanes1 b) => new(a.V * b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 operator /(Lanes1 a, Lanes1 b) => new(a.V / b.V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 MulAdd(Lanes1 a, Lanes1 b, Lanes1 c) => new(a.V * b.V + c.V);
 
     // As the vector instructions have it: the second operand if either is NaN.
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Max(Lanes1 a, Lanes1 b) => a.V > b.V ? a : b;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Min(Lanes1 a, Lanes1 b) => a.V < b.V ? a : b;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Abs(Lanes1 a) => new(MathF.Abs(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Sqrt(Lanes1 a) => new(MathF.Sqrt(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Round(Lanes1 a) => new(MathF.Round(a.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 PowerOfTwo(Lanes1 n) => new(BitConverter.Int32BitsToSingle(((int)n.V + 127) << 23));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 CopySign(Lanes1 magnitude, Lanes1 sign) => new(MathF.CopySign(magnitude.V, sign.V));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Where(Lanes1 a, Lanes1 b, Lanes1 yes, Lanes1 no) => a.V > b.V ? yes : no;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float Sum() => V;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float Largest() => V;
 }
 
