@@ -16,8 +16,13 @@ public sealed record Terminal(TextWriter Out, TextWriter Error, bool Live, StopS
 
 /// <summary>How far a long command is.</summary>
 /// <param name="Done">Of <paramref name="Total"/> units.</param>
+/// <param name="Remaining">Time to the end, where it can be told.</param>
 /// <param name="Numbers">Names and values to show, as "loss 0.512".</param>
-internal readonly record struct Progress(long Done, long Total, TimeSpan Remaining, string Numbers);
+internal readonly record struct Progress(long Done, long Total, TimeSpan? Remaining, string Numbers)
+{
+    /// <summary>"step 20/100  loss 0.512  left 12 s".</summary>
+    public string Line(string unit) => $"{unit} {Done}/{Total}  {Numbers}{(Remaining is { } left ? $"  left {Words.Duration(left)}" : "")}".TrimStart();
+}
 
 /// <summary>What commands show to people.</summary>
 internal interface IDisplay
@@ -59,7 +64,7 @@ internal sealed class PlainDisplay(TextWriter output, TextWriter error) : IDispl
             // A log wants a line every few seconds, not one an update; the first and the last always.
             if (last != 0 && p.Done < p.Total && Stopwatch.GetElapsedTime(last) < s_lineEvery) return;
             last = Stopwatch.GetTimestamp();
-            output.WriteLine($"{unit} {p.Done}/{p.Total}  {p.Numbers}  left {Words.Duration(p.Remaining)}");
+            output.WriteLine(p.Line(unit));
             output.Flush();
         });
     }
@@ -94,7 +99,7 @@ internal sealed class LiveDisplay : IDisplay
             body(p =>
             {
                 (task.MaxValue, task.Value) = (p.Total, p.Done);
-                task.Description = Markup.Escape($"{unit} {p.Done}/{p.Total}  {p.Numbers}  left {Words.Duration(p.Remaining)}");
+                task.Description = Markup.Escape(p.Line(unit));
             });
             task.StopTask();
         });

@@ -16,12 +16,7 @@ internal sealed class ExperimentOptions
     private readonly Option<long?> _batch = Options.Number("--batch", "N", "Pictures of one pass through the network. [the recipe's; 64 for the embedded pictures]", least: 1);
     private readonly Option<long?> _steps = Options.Number("--steps", "N", "Updates, whatever the epochs say.", least: 1);
     private readonly Option<long?> _seed = Options.Number("--seed", "N", "Names every random number; the same seed gives the same bits. [0]");
-    private readonly Option<string[]> _set = new("--set")
-    {
-        HelpName = "PATH=VALUE",
-        Description = "Changes any setting, as often as you like: --set terms.0.weighting.temperature=0.5. A run's config.json shows them all.",
-        Arity = ArgumentArity.OneOrMore,
-    };
+    private readonly Option<string[]> _set = Options.Set("--set terms.0.weighting.temperature=0.5. A run's config.json shows them all");
 
     public Option<string?> DataPath { get; } = Options.Data(
         "Pictures: a folder (classes in sub-folders, or flat), a .mimpack file, CIFAR .bin or idx files. [embedded Fashion-MNIST]");
@@ -51,12 +46,7 @@ internal sealed class ExperimentOptions
         {
             Run = config.Run with { Batch = batch, Steps = parsed.GetValue(_steps) ?? config.Run.Steps, Seed = (ulong?)parsed.GetValue(_seed) ?? config.Run.Seed },
         };
-        foreach (string setting in parsed.GetValue(_set) ?? [])
-        {
-            int equals = setting.IndexOf('=');
-            if (equals < 1) throw new ConfigException($"--set {setting}: write PATH=VALUE, as in --set masking.ratio=0.5.");
-            config = ConfigJson.Set(config, setting[..equals], setting[(equals + 1)..]);
-        }
+        config = Options.Apply(config, parsed.GetValue(_set));
         config.Validate();
         return config;
     }
@@ -66,7 +56,7 @@ internal sealed class ExperimentOptions
         if (!recipe.EndsWith(".json", StringComparison.OrdinalIgnoreCase))
             return Recipes.ByName.TryGetValue(recipe, out Func<PretrainConfig>? make) ? make()
                 : throw new ConfigException($"--recipe {recipe}: there is no such recipe"
-                    + (UsageError.Nearest(recipe, Recipes.ByName.Keys) is { } near ? $"; did you mean '{near}'?" : $"; known are {string.Join(", ", Recipes.ByName.Keys)}, or a .json file."));
+                    + UsageError.OrKnown(recipe, Recipes.ByName.Keys));
         if (!File.Exists(recipe)) throw new ConfigException($"--recipe {recipe}: no such file.");
         string json = File.ReadAllText(recipe);
         return ConfigJson.Overlay(Recipes.Named(BaseOf(json, recipe)), json, recipe);
@@ -88,5 +78,5 @@ internal sealed class ExperimentOptions
 
     private static VitConfig Sized(VitConfig vit, string size) => VitConfig.Sizes.ContainsKey(size) ? vit.WithSize(size)
         : throw new ConfigException($"--vit {size}: there is no such size"
-            + (UsageError.Nearest(size, VitConfig.Sizes.Keys) is { } near ? $"; did you mean '{near}'?" : $"; known are {string.Join(", ", VitConfig.Sizes.Keys)}."));
+            + UsageError.OrKnown(size, VitConfig.Sizes.Keys));
 }

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using MimEngine.Engine.Pretraining;
 
 namespace MimEngine.Cli;
 
@@ -31,4 +32,25 @@ internal static class Options
     public static Option<long?> LoaderThreads() => Number("--loader-threads", "N", "Threads that decode pictures; results do not depend on it. [1]", least: 1);
 
     public static Option<string?> Data(string help) => Text("--data", "PATH", help);
+
+    /// <param name="example">An example of the option, and what more there is to say.</param>
+    public static Option<string[]> Set(string example) => new("--set")
+    {
+        HelpName = "PATH=VALUE",
+        Description = $"Changes any setting, as often as you like: {example}.",
+        Arity = ArgumentArity.OneOrMore,
+    };
+
+    /// <summary>A configuration with every --set laid over it, in order.</summary>
+    /// <exception cref="ConfigException">An unknown setting, or a value it cannot take.</exception>
+    public static T Apply<T>(T config, string[]? settings)
+    {
+        foreach (string setting in settings ?? [])
+        {
+            int equals = setting.IndexOf('=');
+            if (equals < 1) throw new ConfigException($"--set {setting}: write PATH=VALUE, as in --set masking.ratio=0.5.");
+            config = ConfigJson.Set(config, setting[..equals], setting[(equals + 1)..]);
+        }
+        return config;
+    }
 }

@@ -21,6 +21,10 @@ internal static class UsageError
         => known.Select(k => (Word: k, Distance: Distance(word.ToLowerInvariant(), k.ToLowerInvariant())))
             .Where(k => k.Distance <= 1 + word.Length / 4).OrderBy(k => k.Distance).FirstOrDefault().Word;
 
+    /// <summary>"; did you mean 'x'?", or "; known are …".</summary>
+    public static string OrKnown(string word, IEnumerable<string> known)
+        => Nearest(word, known) is { } near ? $"; did you mean '{near}'?" : $"; known are {string.Join(", ", known)}.";
+
     private static string Unknown(string token, Command command)
     {
         bool option = token.StartsWith('-');
