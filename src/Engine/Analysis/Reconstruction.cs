@@ -10,42 +10,28 @@ namespace MimEngine.Engine.Analysis;
 /// What a model makes of hidden patches, as one picture: a row a crop; columns picture, what the encoder saw, weights as a heat map
 /// (black where every pixel counts the same), what it predicted, and the prediction on hidden patches within the picture.
 /// </summary>
-public sealed class Reconstruction : IDisposable
+public sealed class Reconstruction
 {
     private const int Columns = 5;
     private readonly Backend _backend;
     private readonly PretrainConfig _config;
-    private readonly Arena _arena;
     private readonly byte[] _crops;
     private readonly int _count;
 
-    /// <param name="crops">(n, 3, S, S) U8, planar: the same pictures every time, so that progress shows.</param>
+    /// <param name="crops">(n, 3, S, S) U8, planar, n at most the batch: the same pictures every time, so that progress shows.</param>
     public Reconstruction(Backend backend, PretrainConfig config, byte[] crops)
     {
         (_backend, _config, _crops) = (backend, config, crops);
         int s = config.Encoder.ImagePixels;
         _count = crops.Length / (3 * s * s);
-        _arena = new Arena(backend, Bytes(config, _count));
-    }
-
-    /// <summary>Activation memory that drawing <paramref name="count"/> crops takes.</summary>
-    public static long Bytes(PretrainConfig config, int count)
-    {
-        const long Unlimited = 1L << 50;
-        using var nothing = new NullBackend();
-        using var arena = new Arena(nothing, Unlimited);
-        using var model = new MimModel(config);
-        model.Params.Allocate(nothing, seed: null, gradients: false);
-        int s = config.Encoder.ImagePixels;
-        _ = Forward(nothing, config, arena, model, new byte[count * 3 * s * s], count);
-        return arena.Peak;
     }
 
     /// <summary>Draws the sheet with a model's present parameters.</summary>
-    public RgbImage Draw(MimModel model)
+    /// <param name="arena">Memory for one forward pass: a guest of the training arena.</param>
+    public RgbImage Draw(MimModel model, Arena arena)
     {
         int s = _config.Encoder.ImagePixels, p = _config.Encoder.PatchPixels, grid = s / p, plane = s * s;
-        (float[] predicted, byte[] hidden, float[]? weights, int cells) = Forward(_backend, _config, _arena, model, _crops, _count);
+        (float[] predicted, byte[] hidden, float[]? weights, int cells) = Forward(model, arena);
         var sheet = new PictureSheet(_count, Columns, s);
         for (int i = 0; i < _count; i++)
         {
@@ -71,11 +57,9 @@ public sealed class Reconstruction : IDisposable
         }
     }
 
-    public void Dispose() => _arena.Dispose();
-
-    private static (float[] Pixels, byte[] Hidden, float[]? Weights, int Cells) Forward(Backend backend, PretrainConfig config, Arena arena,
-        MimModel model, byte[] crops, int count)
+    private (float[] Pixels, byte[] Hidden, float[]? Weights, int Cells) Forward(MimModel model, Arena arena)
     {
+        (Backend backend, PretrainConfig config, int count) = (_backend, _config, _count);
         int s = config.Encoder.ImagePixels, grid = model.Encoder.Grid;
         var shape = new Shape(count, 3, s, s);
         var tape = new Tape(backend, arena);
@@ -89,7 +73,7 @@ public sealed class Reconstruction : IDisposable
             config.Masking.Sample(new MaskRequest { Grid = grid, PatchPixels = model.Encoder.TokenPixels, Crop = crop },
                 mask.AsSpan(i * grid * grid, grid * grid));
         }
-        backend.Upload(u8, crops);
+        backend.Upload(u8, _crops);
         backend.Upload(hidden, mask);
         backend.NormalizeImages(images, u8, Normalization.Mean, Normalization.Std);
         EncodedTokens tokens = model.Encoder.Encode(tape, images, new EncodeRequest(hidden));

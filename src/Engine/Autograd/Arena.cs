@@ -11,6 +11,7 @@ public sealed class Arena : IDisposable
 {
     private const long Alignment = 64;
     private readonly Storage _storage;
+    private readonly bool _owner = true;
     private readonly Dictionary<long, Stack<long>> _free = [];
     private long _top;
     private bool _frozen;
@@ -21,6 +22,14 @@ public sealed class Arena : IDisposable
         Capacity = bytes;
         _storage = backend.Allocate(bytes);
     }
+
+    private Arena(Arena host) => (_storage, Capacity, _owner) = (host._storage, host.Capacity, false);
+
+    /// <summary>
+    /// A second way to cut the same memory, for work between steps: pictures, probes. Valid while this arena has nothing rented out.
+    /// </summary>
+    public Arena Guest() => Live == 0 ? new Arena(this)
+        : throw new InvalidOperationException($"{Live:N0} bytes are rented out; a guest may come between steps only.");
 
     public long Capacity { get; }
 
@@ -69,7 +78,10 @@ public sealed class Arena : IDisposable
     /// <summary>From now on growing is an error.</summary>
     public void Freeze() => _frozen = true;
 
-    public void Dispose() => _storage.Dispose();
+    public void Dispose()
+    {
+        if (_owner) _storage.Dispose();
+    }
 
     private static long Rounded(long bytes) => (Math.Max(1, bytes) + Alignment - 1) / Alignment * Alignment;
 }

@@ -116,7 +116,6 @@ public sealed class PretrainRun : IDisposable
     public void Dispose()
     {
         _folder.Dispose();
-        _reconstruction.Dispose();
         _pretrainer.Dispose();
         _dataset.Dispose();
         _backend.Dispose();
@@ -200,7 +199,7 @@ public sealed class PretrainRun : IDisposable
 
     private void Draw(EventFile events)
     {
-        RgbImage sheet = _reconstruction.Draw(_pretrainer.Model);
+        RgbImage sheet = _reconstruction.Draw(_pretrainer.Model, _pretrainer.Arena.Guest());
         byte[] png = Png.Encode(sheet);
         string path = Path.Combine(_folder.Pictures, $"reconstruction-{_step:00000000}.png");
         try
@@ -261,7 +260,7 @@ public sealed class PretrainRun : IDisposable
     {
         string? path = _options.Data ?? _config.Data;
         using IDataset shown = Datasets.Open(path, Datasets.Has(path, Split.Test) ? Split.Test : Split.Train);
-        int n = Math.Min(PictureCrops, shown.Count);
+        int n = Math.Min(PictureCrops, Math.Min(shown.Count, _config.Run.Batch));
         using var loader = new Loader(new LoaderConfig(shown, new AugmentedViews(AugmentConfig.Resize, _config.Encoder.ImagePixels), n)
         {
             Order = LoaderOrder.InOrder,
