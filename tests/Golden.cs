@@ -1,3 +1,4 @@
+using System.IO.Enumeration;
 using System.Text.Json;
 using MimEngine.Engine.Runs;
 using NUnit.Framework;
@@ -65,12 +66,12 @@ internal sealed class Golden : IDisposable
 
     private static double Number(JsonElement rule, string key) => rule.TryGetProperty(key, out JsonElement v) ? v.GetDouble() : 0.0;
 
-    /// <summary>The rule whose pattern fits a name: exact, by prefix, or for everything.</summary>
+    /// <summary>The rule whose pattern fits a name; '*' stands for any text.</summary>
     public JsonElement Tolerance(string name)
     {
         JsonElement rules = _case.GetProperty("tolerance");
         foreach (JsonProperty rule in rules.EnumerateObject())
-            if (rule.Name == name || rule.Name == "*" || (rule.Name.EndsWith('*') && name.StartsWith(rule.Name[..^1], StringComparison.Ordinal)))
+            if (FileSystemName.MatchesSimpleExpression(rule.Name, name, ignoreCase: false))
                 return rule.Value;
         throw new InvalidOperationException($"The manifest states no tolerance for '{name}'.");
     }

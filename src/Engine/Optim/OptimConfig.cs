@@ -26,6 +26,9 @@ public enum RateIndex : byte
     /// KAMIM's released loop: epoch·S + index of the micro-batch, a saw-tooth under accumulation (SPEC A.8, J.5).
     /// </summary>
     MicroBatches,
+
+    /// <summary>The update's own number, from 0: MAE sets the rate before a step, so the first one has the warm-up's start (SPEC C.2).</summary>
+    OwnUpdate,
 }
 
 /// <summary>How parameters are updated: rule, rate, decay, clipping. Every number of SPEC A.8 and B.5.</summary>
@@ -67,4 +70,29 @@ public sealed record OptimConfig
 
     /// <summary>Clip each parameter by its own norm instead.</summary>
     public bool ClipEachParameter { get; init; }
+
+    /// <summary>Peak, warm-up and minimum rates as this batch scales them.</summary>
+    /// <param name="pictures">Pictures of one update.</param>
+    public RateSpan Rates(int pictures, int stepsPerEpoch, long totalSteps)
+    {
+        double scale = RatePerBatch > 0 ? (double)pictures / RatePerBatch : 1.0;
+        double epochs = ScheduleEpochs > 0 ? ScheduleEpochs : totalSteps / (double)stepsPerEpoch;
+        return new RateSpan(Rate * scale, WarmupRate * scale, MinRate * scale,
+            (long)Math.Round(WarmupEpochs * stepsPerEpoch), (long)Math.Round(epochs * stepsPerEpoch), stepsPerEpoch);
+    }
+
+    /// <summary>Rate of update <paramref name="step"/> (from 0) under <see cref="RateIndex"/>.</summary>
+    /// <param name="accumulate">Micro-batches of one update.</param>
+    public double RateOf(in RateSpan span, long step, int accumulate)
+    {
+        if (step == 0) return Schedule.At(span, 0);
+        long before = step - 1;
+        return Schedule.At(span, RateIndex switch
+        {
+            RateIndex.Updates => before,
+            RateIndex.MicroBatches => before / span.StepsPerEpoch * span.StepsPerEpoch
+                + (before % span.StepsPerEpoch + 1) * accumulate - 1,
+            _ => step,
+        });
+    }
 }

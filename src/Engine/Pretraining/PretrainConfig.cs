@@ -78,11 +78,8 @@ public sealed record PretrainConfig
     /// <summary>Peak, warm-up and minimum rates as this batch scales them.</summary>
     public RateSpan Rates(int batchesPerEpoch)
     {
-        double scale = Optim.RatePerBatch > 0 ? (double)Run.Batch * Run.Accumulate / Optim.RatePerBatch : 1.0;
         int stepsPerEpoch = Math.Max(1, batchesPerEpoch / Run.Accumulate);
-        double epochs = Optim.ScheduleEpochs > 0 ? Optim.ScheduleEpochs : TotalSteps(batchesPerEpoch) / (double)stepsPerEpoch;
-        return new RateSpan(Optim.Rate * scale, Optim.WarmupRate * scale, Optim.MinRate * scale,
-            (long)Math.Round(Optim.WarmupEpochs * stepsPerEpoch), (long)Math.Round(epochs * stepsPerEpoch), stepsPerEpoch);
+        return Optim.Rates(Run.Batch * Run.Accumulate, stepsPerEpoch, TotalSteps(batchesPerEpoch));
     }
 
     /// <summary>Updates of the whole run.</summary>
@@ -90,14 +87,7 @@ public sealed record PretrainConfig
         : Math.Max(1, (long)Math.Round(Run.Epochs * batchesPerEpoch / Run.Accumulate));
 
     /// <summary>Rate of update <paramref name="step"/> (from 0): the originals set it after the update before.</summary>
-    public double RateOf(in RateSpan span, long step)
-    {
-        if (step == 0) return Optim.Schedule.At(span, 0);
-        long before = step - 1;
-        return Optim.Schedule.At(span, Optim.RateIndex == RateIndex.Updates
-            ? before
-            : before / span.StepsPerEpoch * span.StepsPerEpoch + (before % span.StepsPerEpoch + 1) * Run.Accumulate - 1);
-    }
+    public double RateOf(in RateSpan span, long step) => Optim.RateOf(span, step, Run.Accumulate);
 
     /// <summary>Refuses what makes no sense, before anything is allocated.</summary>
     /// <exception cref="ConfigException">One sentence: the setting, its value, what would do.</exception>

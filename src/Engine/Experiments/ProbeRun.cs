@@ -1,0 +1,231 @@
+using System.Globalization;
+using System.Text;
+using MimEngine.Engine.Data;
+using MimEngine.Engine.Imaging;
+using MimEngine.Engine.Pretraining;
+using MimEngine.Engine.Probing;
+using MimEngine.Engine.Runs;
+using MimEngine.Kernels;
+
+namespace MimEngine.Engine.Experiments;
+
+/// <summary>What a user asks of a probe.</summary>
+public sealed record ProbeOptions
+{
+    /// <summary>A run folder, whose newest checkpoint that verifies is taken, or one checkpoint file of a run.</summary>
+    public required string Run { get; init; }
+
+    /// <summary>Labelled pictures with a train and a test split; none = those the run was trained on.</summary>
+    public string? Data { get; init; }
+
+    public string Device { get; init; } = "cpu";
+
+    /// <summary>Compute threads; 0 = all.</summary>
+    public int Threads { get; init; }
+
+    /// <summary>Threads that decode pictures.</summary>
+    public int LoaderThreads { get; init; } = 1;
+
+    public ProbeConfig Config { get; init; } = ProbePresets.Linear();
+
+    /// <summary>Score k-NN.</summary>
+    public bool Knn { get; init; } = true;
+
+    /// <summary>Train a linear classifier.</summary>
+    public bool Linear { get; init; } = true;
+}
+
+/// <summary>Hears what a probe is doing.</summary>
+public interface IProbeObserver
+{
+    /// <summary>"features of the train pictures, pretrained": <paramref name="done"/> of <paramref name="total"/> pictures.</summary>
+    void Progress(string what, int done, int total);
+
+    /// <summary>A linear probe finished an epoch.</summary>
+    void Epoch(string encoder, ProbeEpoch epoch, int epochs);
+
+    /// <summary>A sentence the reader should know.</summary>
+    void Note(string sentence);
+}
+
+/// <summary>
+/// Probes a run: k-NN and a linear classifier on the frozen encoder, and the same on the encoder the run started from. The report is
+/// written to the run's folder <c>probes/</c> as well as returned.
+/// </summary>
+public sealed class ProbeRun
+{
+    private const string WeightPrefix = "params/";
+
+    private readonly ProbeOptions _options;
+    private readonly IProbeObserver _observer;
+    private readonly CancellationToken _stop;
+    private readonly PretrainConfig _run;
+    private readonly List<ProbeRow> _rows = [];
+    private readonly List<ProbeCurve> _curves = [];
+    private readonly List<string> _notes = [];
+    private ProbeConfig _probe;
+
+    private ProbeRun(ProbeOptions options, PretrainConfig run, IProbeObserver observer, CancellationToken stop)
+        => (_options, _run, _probe, _observer, _stop) = (options, run, options.Config, observer, stop);
+
+    /// <exception cref="RunException">No such run, no checkpoint, or the report cannot be written.</exception>
+    /// <exception cref="WeightFileException">The checkpoint does not fit the run's encoder.</exception>
+    /// <exception cref="ConfigException">A setting makes no sense for this encoder.</exception>
+    /// <exception cref="DataException">The data cannot be used.</exception>
+    /// <exception cref="DeviceException">The device cannot.</exception>
+    /// <exception cref="OperationCanceledException">The user stopped it; nothing was written.</exception>
+    public static ProbeReport Execute(ProbeOptions options, IProbeObserver observer, CancellationToken stop = default)
+    {
+        (string folder, Checkpoint checkpoint, IReadOnlyList<string> skipped) = Locate(options.Run);
+        using (checkpoint)
+        {
+            string file = Path.Combine(folder, "config.json");
+            PretrainConfig run = ConfigJson.Read<PretrainConfig>(ReadText(file), file);
+            run.Validate();
+            options.Config.Validate(run.Encoder);
+            if (!options.Knn && !options.Linear) throw new ConfigException("Probe: neither k-NN nor a linear probe was asked for.");
+            var probe = new ProbeRun(options, run, observer, stop);
+            foreach (string sentence in skipped) probe.Note(sentence);
+            ProbeReport report = probe.Measure(checkpoint);
+            Save(folder, report);
+            return report;
+        }
+    }
+
+    private ProbeReport Measure(Checkpoint checkpoint)
+    {
+        using IDataset train = Datasets.Open(_options.Data ?? _run.Data, Split.Train).WithLabels("a probe");
+        using IDataset test = Datasets.Open(_options.Data ?? _run.Data, Split.Test).WithLabels("a probe");
+        if (!train.Classes.SequenceEqual(test.Classes))
+            throw new DataException($"{train.Name} has {train.Classes.Count} classes and {test.Name} {test.Classes.Count}, or their names differ: "
+                + "both splits must have the same class folders.");
+        if (_probe.Batch > train.Count)
+        {
+            Note($"The probe's batch of {_probe.Batch} was cut to the {train.Count} training pictures.");
+            _probe = _probe with { Batch = train.Count };
+        }
+        FeaturePlace place = _probe.PlaceIn(_run.Encoder);
+        using Backend backend = Backend.Open(_options.Device, _options.Threads);
+        using var encoder = new FrozenEncoder(backend, _run.Encoder, place);
+        LoadReport loaded = encoder.Load(checkpoint.Tensors, WeightPrefix, HeadNames());
+        double majority = Score(ProbeRow.Pretrained, backend, encoder, train, test);
+        encoder.Initialise(_run.Run.Seed);
+        Score(ProbeRow.RandomInit, backend, encoder, train, test);
+        return new ProbeReport
+        {
+            Checkpoint = checkpoint.File,
+            Step = checkpoint.Header.Step,
+            Recipe = _run.Recipe,
+            RunSeed = _run.Run.Seed,
+            TrainData = train.Name,
+            TestData = test.Name,
+            TrainPictures = train.Count,
+            TestPictures = test.Count,
+            Classes = train.Classes.Count,
+            MajorityRate = majority,
+            Encoder = _run.Encoder,
+            Block = place.Block,
+            FinalNorm = place.FinalNorm,
+            Pooling = place.Pooling,
+            Config = _probe,
+            Loaded = loaded,
+            Rows = _rows,
+            Curves = _curves,
+            Notes = _notes,
+        };
+    }
+
+    /// <summary>All probes of one encoder; returns the majority rate, which no encoder changes.</summary>
+    private double Score(string who, Backend backend, FrozenEncoder encoder, IDataset train, IDataset test)
+    {
+        int classes = train.Classes.Count;
+        bool cached = _options.Knn || _probe.Augment is null;
+        FeatureSet testSet = Extract(who, encoder, test, "test"), trainSet = cached ? Extract(who, encoder, train, "train") : Labels(train);
+        if (_options.Knn)
+            foreach (KnnScore s in KnnProbe.Score(backend, _probe.Knn, trainSet, testSet, classes, stop: _stop))
+                _rows.Add(ProbeRow.Of($"k-NN k={s.Neighbours}", who, encoder.Place, s.Top1, s.Top5, testSet.Count, _probe.Seed));
+        if (_options.Linear)
+        {
+            using FeatureStream stream = _probe.Augment is null
+                ? new CachedFeatures(trainSet, _probe.Batch, classes, _probe.Seed)
+                : new AugmentedFeatures(encoder, _probe, train, new AugmentedViews(_probe.Augment, _run.Encoder.ImagePixels), _options.LoaderThreads);
+            string name = _probe.Preset.Length > 0 ? _probe.Preset : "linear";
+            LinearProbeResult result = LinearProbe.Train(backend, _probe, stream, testSet, classes,
+                epoch => _observer.Epoch(who, epoch, _probe.Epochs), _stop);
+            if (stream is AugmentedFeatures { Corrupt: var corrupt } && corrupt.Report() is { Length: > 0 } sentence) Note(sentence);
+            _rows.Add(ProbeRow.Of(name, who, encoder.Place, result.Last.Top1, result.Last.Top5, testSet.Count, _probe.Seed, result.Best.Top1));
+            _curves.Add(new ProbeCurve(name, who, result.Epochs));
+        }
+        return testSet.MajorityRate(trainSet, classes);
+    }
+
+    private FeatureSet Extract(string who, FrozenEncoder encoder, IDataset data, string split)
+        => FeatureSet.Extract(encoder, data, new AugmentedViews(AugmentConfig.Resize, _run.Encoder.ImagePixels), _options.LoaderThreads,
+            done => _observer.Progress($"features of the {split} pictures, {who}", done, data.Count), Note, _stop);
+
+    private static FeatureSet Labels(IDataset data) => new([], [.. Enumerable.Range(0, data.Count).Select(data.Label)], 0);
+
+    private void Note(string sentence)
+    {
+        if (_notes.Contains(sentence)) return;   // both encoders read the same pictures
+        _notes.Add(sentence);
+        _observer.Note(sentence);
+    }
+
+    /// <summary>Names of the run's parameters that are not the encoder's.</summary>
+    private HashSet<string> HeadNames()
+    {
+        using var model = new MimModel(_run);
+        HashSet<string> names = [.. model.Params.Params.Select(p => p.Name)];
+        using var encoder = new Autograd.ParamSet();
+        _ = new Nn.VisionTransformer(encoder, _run.Encoder);
+        names.ExceptWith(encoder.Params.Select(p => p.Name));
+        return names;
+    }
+
+    private static (string Folder, Checkpoint Checkpoint, IReadOnlyList<string> Skipped) Locate(string run)
+    {
+        if (File.Exists(run))
+        {
+            string parent = Path.GetDirectoryName(Path.GetFullPath(run))!;
+            string folder = File.Exists(Path.Combine(parent, "config.json")) ? parent : Path.GetDirectoryName(parent) ?? parent;
+            if (!File.Exists(Path.Combine(folder, "config.json")))
+                throw new RunException($"{run}: no config.json in its folder or the one above, so it belongs to no run of this program.");
+            return (folder, Checkpoint.Open(run), []);
+        }
+        if (!Directory.Exists(run)) throw new RunException($"{run}: there is no such run folder or checkpoint.");
+        if (!File.Exists(Path.Combine(run, "config.json"))) throw new RunException($"{run}: has no config.json, so it is no run of this program.");
+        (Checkpoint? newest, IReadOnlyList<(string File, string Reason)> skipped) = Checkpoint.Latest(Path.Combine(run, "checkpoints"));
+        return newest is null
+            ? throw new RunException($"{run}: has no checkpoint yet; one is written while and after pretraining.")
+            : (run, newest, [.. skipped.Select(s => $"A newer checkpoint was passed over: {s.Reason}")]);
+    }
+
+    private static string ReadText(string file)
+    {
+        try
+        {
+            return File.ReadAllText(file, Encoding.UTF8);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new RunException($"{file}: cannot be read ({e.Message.TrimEnd('.')}).", e);
+        }
+    }
+
+    private static void Save(string folder, ProbeReport report)
+    {
+        string step = report.Step.ToString("00000000", CultureInfo.InvariantCulture);
+        string preset = report.Config.Preset.Length > 0 ? report.Config.Preset : "linear";
+        string file = Path.Combine(folder, "probes", $"{preset}-block-{report.Block}-step-{step}-seed-{report.Config.Seed}.json");
+        try
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(file)!);
+            DiskFiles.Replace(DiskFiles.Instance, file, Encoding.UTF8.GetBytes(ConfigJson.Write(report)));
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new RunException($"{file}: the report was not written ({e.Message.TrimEnd('.')}).", e);
+        }
+    }
+}

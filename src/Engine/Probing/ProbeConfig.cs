@@ -1,0 +1,118 @@
+using MimEngine.Engine.Imaging;
+using MimEngine.Engine.Nn;
+using MimEngine.Engine.Optim;
+using MimEngine.Engine.Pretraining;
+
+namespace MimEngine.Engine.Probing;
+
+/// <summary>How the tokens of a picture become one feature vector.</summary>
+public enum Pooling : byte
+{
+    /// <summary>The [cls] token.</summary>
+    Cls,
+
+    /// <summary>The mean of the patch tokens, without [cls].</summary>
+    MeanPatches,
+}
+
+/// <summary>Initialisation of the classifier.</summary>
+public enum ClassifierInit : byte
+{
+    /// <summary>Weight normal .01, bias uniform ±1/√C: MAE's probe (SPEC C.3).</summary>
+    Mae,
+
+    /// <summary>PyTorch's default, weight and bias uniform ±1/√C: KAMIM's probe (SPEC A.9).</summary>
+    PyTorch,
+}
+
+/// <summary>What is done to a whole training batch of pictures and labels.</summary>
+public enum BatchMix : byte
+{
+    None,
+
+    /// <summary>Mixup or CutMix with equal probability, one λ a batch, partner rolled by one (SPEC A.9).</summary>
+    MixupCutmix,
+}
+
+/// <summary>Weighted k-NN (SPEC E.6).</summary>
+public sealed record KnnConfig
+{
+    /// <summary>Numbers of neighbours, each scored; those above the number of training pictures are left out.</summary>
+    public int[] Neighbours { get; init; } = [10, 20, 100, 200];
+
+    /// <summary>A neighbour of cosine similarity s votes exp(s/Temperature).</summary>
+    public float Temperature { get; init; } = 0.07f;
+}
+
+/// <summary>Where features are read: part of every result, since no two places compare.</summary>
+/// <param name="Block">1-based block whose output is read.</param>
+/// <param name="FinalNorm">Whether the encoder's final LayerNorm follows.</param>
+public readonly record struct FeaturePlace(int Block, bool FinalNorm, Pooling Pooling);
+
+/// <summary>A probe of a frozen encoder as one value. Everything that changes its result is in here; devices and threads are not.</summary>
+public sealed record ProbeConfig
+{
+    /// <summary>The preset it started from; settings below say what is really done.</summary>
+    public string Preset { get; init; } = "";
+
+    /// <summary>1-based block whose output is read; 0 = the last.</summary>
+    public int Block { get; init; }
+
+    /// <summary>Apply the encoder's final LayerNorm, where it has one.</summary>
+    public bool FinalNorm { get; init; } = true;
+
+    public Pooling Pooling { get; init; } = Pooling.MeanPatches;
+
+    /// <summary>BatchNorm without affine parameters (eps 1e-6, momentum .1) before the linear layer.</summary>
+    public bool BatchNorm { get; init; } = true;
+
+    public ClassifierInit Init { get; init; } = ClassifierInit.Mae;
+
+    /// <summary>How training pictures are augmented; none = they are resized plainly, and their features computed only once.</summary>
+    public AugmentConfig? Augment { get; init; }
+
+    public BatchMix Mix { get; init; } = BatchMix.None;
+    public OptimConfig Optim { get; init; } = new();
+
+    /// <summary>Passes over the training pictures.</summary>
+    public int Epochs { get; init; } = 90;
+
+    /// <summary>Pictures of one pass; BatchNorm's statistics and one λ are of such a batch. Never more than there are pictures.</summary>
+    public int Batch { get; init; } = 512;
+
+    /// <summary>Passes summed into one update.</summary>
+    public int Accumulate { get; init; } = 1;
+
+    /// <summary>Names the shuffles, augmentations and the classifier's start.</summary>
+    public ulong Seed { get; init; }
+
+    public KnnConfig Knn { get; init; } = new();
+
+    /// <summary>Where features of this encoder are read.</summary>
+    public FeaturePlace PlaceIn(VitConfig encoder)
+        => new(Block == 0 ? encoder.Depth : Block, FinalNorm && encoder.FinalNorm, Pooling);
+
+    /// <summary>Refuses what makes no sense for an encoder, before anything is computed.</summary>
+    /// <exception cref="ConfigException">One sentence: the setting, its value, what would do.</exception>
+    public void Validate(VitConfig encoder)
+    {
+        if (Block < 0 || Block > encoder.Depth)
+            throw new ConfigException($"The probe{(Preset.Length > 0 ? $" '{Preset}'" : "")} reads block {Block}, but this encoder has {encoder.Depth}; "
+                + $"choose one with --block 1 … {encoder.Depth}, 0 being the last.");
+        Require(Epochs > 0, $"epochs is {Epochs}; it must be positive.");
+        Require(Batch > 0, $"batch is {Batch}; it must be positive.");
+        Require(Accumulate > 0, $"accumulate is {Accumulate}; 1 means no accumulation.");
+        Require(Mix == BatchMix.None || Augment is not null,
+            "mix needs pictures, but without augment their features are computed once; set augment, or mix to none.");
+        Require(Optim.Rate > 0 && double.IsFinite(Optim.Rate), $"optim.rate is {Optim.Rate}; it must be a positive number.");
+        Require(Optim.WarmupEpochs >= 0, $"optim.warmupEpochs is {Optim.WarmupEpochs}; it must be 0 or more.");
+        Require(Knn.Temperature > 0 && float.IsFinite(Knn.Temperature), $"knn.temperature is {Knn.Temperature}; it must be a positive number.");
+        Require(Knn.Neighbours.Length > 0 && Array.TrueForAll(Knn.Neighbours, k => k > 0),
+            "knn.neighbours must list at least one number, all of them positive.");
+    }
+
+    private static void Require(bool condition, string message)
+    {
+        if (!condition) throw new ConfigException("Probe: " + message);
+    }
+}
