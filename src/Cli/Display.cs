@@ -92,17 +92,19 @@ internal sealed class LiveDisplay : IDisplay
         _console.Write(table);
     }
 
-    public void Follow(string unit, Action<Action<Progress>> body) => _console.Progress().HideCompleted(false).Columns(
-        new ProgressBarColumn { Width = 24 }, new TaskDescriptionColumn { Alignment = Justify.Left }).Start(live =>
-        {
-            ProgressTask task = live.AddTask(Markup.Escape($"{unit} 0"));
-            body(p =>
-            {
-                (task.MaxValue, task.Value) = (p.Total, p.Done);
-                task.Description = Markup.Escape(p.Line(unit));
-            });
-            task.StopTask();
-        });
+    public void Follow(string unit, Action<Action<Progress>> body) => _console.Live(new Text("")).Start(live => body(p =>
+    {
+        live.UpdateTarget(new Rows(new Markup(Bar(p, unit)), new Text(p.Numbers)));
+        live.Refresh();
+    }));
+
+    private static string Bar(Progress p, string unit)
+    {
+        const int Cells = 30;
+        int full = p.Total > 0 ? (int)(Cells * Math.Clamp((double)p.Done / p.Total, 0, 1)) : 0;
+        return $"[green]{new string('━', full)}[/][grey]{new string('━', Cells - full)}[/] "
+            + Markup.Escape($"{unit} {p.Done}/{p.Total}".TrimStart() + (p.Remaining is { } left ? $"  left {Words.Duration(left)}" : ""));
+    }
 }
 
 /// <summary>Numbers as people read them.</summary>
