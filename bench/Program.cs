@@ -1,1 +1,11 @@
-return args is ["fast", ..] ? MimEngine.Bench.FastBench.Run(args.AsSpan(1)) : 0;
+using BenchmarkDotNet.Running;
+using MimEngine.Bench;
+
+switch (args)
+{
+    case ["gemm", ..]: return GemmTable.Run(args[1..]);
+    case ["fast", ..]: return FastBench.Run(args.AsSpan(1));
+    default:
+        BenchmarkSwitcher.FromAssembly(typeof(GemmTable).Assembly).Run(args);
+        return 0;
+}

@@ -247,8 +247,6 @@ public sealed unsafe partial class CpuBackend
                         t.StartRow = fresh ? 0 : p.N;
                         t.C = apart ? branch : c;
                         t.CRow = apart ? width : p.N;
-                        t.Ahead = t.A + p.APanel;
-                        (t.AheadRow, t.AheadStep) = (p.ARow, 16 * p.AStep);
                         MicroKernels.Run<TV>(t, rows, vectors, false);
                         if (p.Finish == Finish.Residual) AddBranch(branch, row, rows, col, cols, starts);
                         else if (p.Finish == Finish.Gelu && ends) TakeGelu(row, rows, col, cols);

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
 namespace MimEngine.Kernels.Cpu;
@@ -42,10 +43,54 @@ internal unsafe struct Tile
 
     /// <summary>Columns of the last vector that exist, or 0 for all: nothing outside of them is touched in Start and C.</summary>
     public int Tail;
+}
 
-    /// <summary>Memory that will be wanted soon: 8 lines, AheadRow apart, are fetched every 16 steps of k, then Ahead moves AheadStep.</summary>
-    public float* Ahead;
-    public nint AheadRow, AheadStep;
+/// <summary>
+/// The four things a micro-kernel does with a vector, on the runtime's own vector types: inside a wrapper such as
+/// <see cref="Lanes16"/> the JIT writes a third of the multiply-adds over their factor and copies them back, which costs a tenth.
+/// </summary>
+internal unsafe interface IMultiplyAdd<TV> where TV : struct
+{
+    static abstract int Count { get; }
+    static abstract TV All(float* p);
+    static abstract TV Load(float* p);
+    static abstract TV LoadFirst(float* p, int n);
+    static abstract void Store(float* p, TV v);
+    static abstract void StoreFirst(float* p, TV v, int n);
+    static abstract TV MulAdd(TV a, TV b, TV c);
+}
+
+internal readonly unsafe struct Wide16 : IMultiplyAdd<Vector512<float>>
+{
+    public static int Count => 16;
+    public static Vector512<float> All(float* p) => Vector512.Create(*p);
+    public static Vector512<float> Load(float* p) => Vector512.Load(p);
+    public static Vector512<float> LoadFirst(float* p, int n) => Lanes16.LoadFirst(p, n).V;
+    public static void Store(float* p, Vector512<float> v) => v.Store(p);
+    public static void StoreFirst(float* p, Vector512<float> v, int n) => new Lanes16(v).StoreFirst(p, n);
+    public static Vector512<float> MulAdd(Vector512<float> a, Vector512<float> b, Vector512<float> c) => Avx512F.FusedMultiplyAdd(a, b, c);
+}
+
+internal readonly unsafe struct Wide8 : IMultiplyAdd<Vector256<float>>
+{
+    public static int Count => 8;
+    public static Vector256<float> All(float* p) => Vector256.Create(*p);
+    public static Vector256<float> Load(float* p) => Vector256.Load(p);
+    public static Vector256<float> LoadFirst(float* p, int n) => Lanes8.LoadFirst(p, n).V;
+    public static void Store(float* p, Vector256<float> v) => v.Store(p);
+    public static void StoreFirst(float* p, Vector256<float> v, int n) => new Lanes8(v).StoreFirst(p, n);
+    public static Vector256<float> MulAdd(Vector256<float> a, Vector256<float> b, Vector256<float> c) => Fma.MultiplyAdd(a, b, c);
+}
+
+internal readonly unsafe struct Wide1 : IMultiplyAdd<float>
+{
+    public static int Count => 1;
+    public static float All(float* p) => *p;
+    public static float Load(float* p) => *p;
+    public static float LoadFirst(float* p, int n) => 0f;
+    public static void Store(float* p, float v) => *p = v;
+    public static void StoreFirst(float* p, float v, int n) { }
+    public static float MulAdd(float a, float b, float c) => a * b + c;
 }
 
 /// <summary>
@@ -54,6 +99,8 @@ internal unsafe struct Tile
 /// </summary>
 internal static unsafe class MicroKernels
 {
+    private const int Nearing = 4;   // steps of k that b is fetched ahead into L1: some 50 cycles, the way from L2
+
     /// <summary>Largest number of rows of a tile at this width.</summary>
     public static int Rows<TV>() where TV : struct, ILanes<TV> => TV.Count == 16 ? 8 : 4;
 
@@ -64,236 +111,145 @@ internal static unsafe class MicroKernels
     /// <param name="looseB">b ends with the last column that exists, so its last vector is read masked too. Packed panels are padded.</param>
     public static void Run<TV>(in Tile t, int rows, int vectors, bool looseB) where TV : struct, ILanes<TV>
     {
-        if (vectors == 3) Run<TV, Three>(t, rows, looseB);
-        else if (vectors == 2) Run<TV, Two>(t, rows, looseB);
-        else Run<TV, One>(t, rows, looseB);
+        bool loose = looseB && t.Tail != 0;
+        if (TV.Count == 16) Run<Wide16, Vector512<float>>(t, rows, vectors, loose);
+        else if (TV.Count == 8) Run<Wide8, Vector256<float>>(t, rows, vectors, loose);
+        else Run<Wide1, float>(t, rows, vectors, loose);
     }
 
-    private static void Run<TV, TC>(in Tile t, int rows, bool looseB) where TV : struct, ILanes<TV> where TC : struct, IConstant
+    private static void Run<TW, TV>(in Tile t, int rows, int vectors, bool loose) where TW : struct, IMultiplyAdd<TV> where TV : struct
     {
-        if (looseB && t.Tail != 0) Run<TV, TC, One>(t, rows);
-        else Run<TV, TC, Two>(t, rows);
+        if (vectors == 3) Run<TW, TV, Three>(t, rows, loose);
+        else if (vectors == 2) Run<TW, TV, Two>(t, rows, loose);
+        else Run<TW, TV, One>(t, rows, loose);
     }
 
-    private static void Run<TV, TC, TLoose>(in Tile t, int rows)
-        where TV : struct, ILanes<TV> where TC : struct, IConstant where TLoose : struct, IConstant
+    private static void Run<TW, TV, TC>(in Tile t, int rows, bool loose)
+        where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant
+    {
+        if (loose) Run<TW, TV, TC, One>(t, rows);
+        else Run<TW, TV, TC, Two>(t, rows);
+    }
+
+    private static void Run<TW, TV, TC, TLoose>(in Tile t, int rows)
+        where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant where TLoose : struct, IConstant
     {
         switch (rows)
         {
-            case 1: Multiply<TV, One, TC, TLoose>(t); break;
-            case 2: Multiply<TV, Two, TC, TLoose>(t); break;
-            case 3: Multiply<TV, Three, TC, TLoose>(t); break;
-            case 4: Multiply<TV, Four, TC, TLoose>(t); break;
-            case 5: Multiply<TV, Five, TC, TLoose>(t); break;
-            case 6: Multiply<TV, Six, TC, TLoose>(t); break;
-            case 7: Multiply<TV, Seven, TC, TLoose>(t); break;
-            case 8: Multiply<TV, Eight, TC, TLoose>(t); break;
+            case 1: Multiply<TW, TV, One, TC, TLoose>(t); break;
+            case 2: Multiply<TW, TV, Two, TC, TLoose>(t); break;
+            case 3: Multiply<TW, TV, Three, TC, TLoose>(t); break;
+            case 4: Multiply<TW, TV, Four, TC, TLoose>(t); break;
+            case 5: Multiply<TW, TV, Five, TC, TLoose>(t); break;
+            case 6: Multiply<TW, TV, Six, TC, TLoose>(t); break;
+            case 7: Multiply<TW, TV, Seven, TC, TLoose>(t); break;
+            case 8: Multiply<TW, TV, Eight, TC, TLoose>(t); break;
         }
     }
 
     [SkipLocalsInit]
-    private static void Multiply<TV, TR, TC, TLoose>(in Tile t)
-        where TV : struct, ILanes<TV> where TR : struct, IConstant where TC : struct, IConstant where TLoose : struct, IConstant
+    private static void Multiply<TW, TV, TR, TC, TLoose>(in Tile t) where TW : struct, IMultiplyAdd<TV> where TV : struct
+        where TR : struct, IConstant where TC : struct, IConstant where TLoose : struct, IConstant
     {
         int tail = t.Tail;
         float* s = t.Start;
         nint sRow = t.StartRow;
-        TV c00 = TV.Zero, c01 = TV.Zero, c02 = TV.Zero;
-        TV c10 = TV.Zero, c11 = TV.Zero, c12 = TV.Zero;
-        TV c20 = TV.Zero, c21 = TV.Zero, c22 = TV.Zero;
-        TV c30 = TV.Zero, c31 = TV.Zero, c32 = TV.Zero;
-        TV c40 = TV.Zero, c41 = TV.Zero, c42 = TV.Zero;
-        TV c50 = TV.Zero, c51 = TV.Zero, c52 = TV.Zero;
-        TV c60 = TV.Zero, c61 = TV.Zero, c62 = TV.Zero;
-        TV c70 = TV.Zero, c71 = TV.Zero, c72 = TV.Zero;
-        c00 = Read<TV, TC, One>(s, tail);
-        if (TC.Value > 1) c01 = Read<TV, TC, Two>(s, tail);
-        if (TC.Value > 2) c02 = Read<TV, TC, Three>(s, tail);
-        if (TR.Value > 1)
-        {
-            s += sRow;
-            c10 = Read<TV, TC, One>(s, tail);
-            if (TC.Value > 1) c11 = Read<TV, TC, Two>(s, tail);
-            if (TC.Value > 2) c12 = Read<TV, TC, Three>(s, tail);
-        }
-        if (TR.Value > 2)
-        {
-            s += sRow;
-            c20 = Read<TV, TC, One>(s, tail);
-            if (TC.Value > 1) c21 = Read<TV, TC, Two>(s, tail);
-            if (TC.Value > 2) c22 = Read<TV, TC, Three>(s, tail);
-        }
-        if (TR.Value > 3)
-        {
-            s += sRow;
-            c30 = Read<TV, TC, One>(s, tail);
-            if (TC.Value > 1) c31 = Read<TV, TC, Two>(s, tail);
-            if (TC.Value > 2) c32 = Read<TV, TC, Three>(s, tail);
-        }
-        if (TR.Value > 4)
-        {
-            s += sRow;
-            c40 = Read<TV, TC, One>(s, tail);
-            if (TC.Value > 1) c41 = Read<TV, TC, Two>(s, tail);
-            if (TC.Value > 2) c42 = Read<TV, TC, Three>(s, tail);
-        }
-        if (TR.Value > 5)
-        {
-            s += sRow;
-            c50 = Read<TV, TC, One>(s, tail);
-            if (TC.Value > 1) c51 = Read<TV, TC, Two>(s, tail);
-            if (TC.Value > 2) c52 = Read<TV, TC, Three>(s, tail);
-        }
-        if (TR.Value > 6)
-        {
-            s += sRow;
-            c60 = Read<TV, TC, One>(s, tail);
-            if (TC.Value > 1) c61 = Read<TV, TC, Two>(s, tail);
-            if (TC.Value > 2) c62 = Read<TV, TC, Three>(s, tail);
-        }
-        if (TR.Value > 7)
-        {
-            s += sRow;
-            c70 = Read<TV, TC, One>(s, tail);
-            if (TC.Value > 1) c71 = Read<TV, TC, Two>(s, tail);
-            if (TC.Value > 2) c72 = Read<TV, TC, Three>(s, tail);
-        }
+        TV c00 = default, c01 = default, c02 = default;
+        TV c10 = default, c11 = default, c12 = default;
+        TV c20 = default, c21 = default, c22 = default;
+        TV c30 = default, c31 = default, c32 = default;
+        TV c40 = default, c41 = default, c42 = default;
+        TV c50 = default, c51 = default, c52 = default;
+        TV c60 = default, c61 = default, c62 = default;
+        TV c70 = default, c71 = default, c72 = default;
+        Open<TW, TV, TC>(s, tail, ref c00, ref c01, ref c02);
+        if (TR.Value > 1) Open<TW, TV, TC>(s + sRow, tail, ref c10, ref c11, ref c12);
+        if (TR.Value > 2) Open<TW, TV, TC>(s + 2 * sRow, tail, ref c20, ref c21, ref c22);
+        if (TR.Value > 3) Open<TW, TV, TC>(s + 3 * sRow, tail, ref c30, ref c31, ref c32);
+        if (TR.Value > 4) Open<TW, TV, TC>(s + 4 * sRow, tail, ref c40, ref c41, ref c42);
+        if (TR.Value > 5) Open<TW, TV, TC>(s + 5 * sRow, tail, ref c50, ref c51, ref c52);
+        if (TR.Value > 6) Open<TW, TV, TC>(s + 6 * sRow, tail, ref c60, ref c61, ref c62);
+        if (TR.Value > 7) Open<TW, TV, TC>(s + 7 * sRow, tail, ref c70, ref c71, ref c72);
 
-        float* a = t.A, b = t.B, ahead = t.Ahead;
-        nint aStep = t.AStep, bRow = t.BRow, aheadRow = t.AheadRow, aheadStep = t.AheadStep;
+        float* a = t.A, b = t.B;
+        nint aStep = t.AStep, bRow = t.BRow;
         nint r1 = t.ARow, r2 = 2 * r1, r3 = 3 * r1, r4 = 4 * r1, r5 = 5 * r1, r6 = 6 * r1, r7 = 7 * r1;
-        for (int left = t.K; left > 0; left -= 16)
+        TV b0 = default, b1 = default, b2 = default;
+        float* near = b + Nearing * bRow;
+        for (int k = t.K; k > 0; k--)
         {
-            float* line = ahead;
-            Sse.Prefetch1(line); line += aheadRow;
-            Sse.Prefetch1(line); line += aheadRow;
-            Sse.Prefetch1(line); line += aheadRow;
-            Sse.Prefetch1(line); line += aheadRow;
-            Sse.Prefetch1(line); line += aheadRow;
-            Sse.Prefetch1(line); line += aheadRow;
-            Sse.Prefetch1(line); line += aheadRow;
-            Sse.Prefetch1(line);
-            ahead += aheadStep;
-            int n = Math.Min(left, 16);
-            do
-            {
-                TV b0 = TC.Value == 1 && TLoose.Value == 1 ? TV.LoadFirst(b, tail) : TV.Load(b);
-                TV b1 = TC.Value < 2 ? TV.Zero : TC.Value == 2 && TLoose.Value == 1 ? TV.LoadFirst(b + TV.Count, tail) : TV.Load(b + TV.Count);
-                TV b2 = TC.Value < 3 ? TV.Zero : TLoose.Value == 1 ? TV.LoadFirst(b + 2 * TV.Count, tail) : TV.Load(b + 2 * TV.Count);
-                b += bRow;
-                TV x = TV.All(*a);
-                c00 = TV.MulAdd(x, b0, c00);
-                if (TC.Value > 1) c01 = TV.MulAdd(x, b1, c01);
-                if (TC.Value > 2) c02 = TV.MulAdd(x, b2, c02);
-                if (TR.Value > 1)
-                {
-                    x = TV.All(a[r1]);
-                    c10 = TV.MulAdd(x, b0, c10);
-                    if (TC.Value > 1) c11 = TV.MulAdd(x, b1, c11);
-                    if (TC.Value > 2) c12 = TV.MulAdd(x, b2, c12);
-                }
-                if (TR.Value > 2)
-                {
-                    x = TV.All(a[r2]);
-                    c20 = TV.MulAdd(x, b0, c20);
-                    if (TC.Value > 1) c21 = TV.MulAdd(x, b1, c21);
-                    if (TC.Value > 2) c22 = TV.MulAdd(x, b2, c22);
-                }
-                if (TR.Value > 3)
-                {
-                    x = TV.All(a[r3]);
-                    c30 = TV.MulAdd(x, b0, c30);
-                    if (TC.Value > 1) c31 = TV.MulAdd(x, b1, c31);
-                    if (TC.Value > 2) c32 = TV.MulAdd(x, b2, c32);
-                }
-                if (TR.Value > 4)
-                {
-                    x = TV.All(a[r4]);
-                    c40 = TV.MulAdd(x, b0, c40);
-                    if (TC.Value > 1) c41 = TV.MulAdd(x, b1, c41);
-                    if (TC.Value > 2) c42 = TV.MulAdd(x, b2, c42);
-                }
-                if (TR.Value > 5)
-                {
-                    x = TV.All(a[r5]);
-                    c50 = TV.MulAdd(x, b0, c50);
-                    if (TC.Value > 1) c51 = TV.MulAdd(x, b1, c51);
-                    if (TC.Value > 2) c52 = TV.MulAdd(x, b2, c52);
-                }
-                if (TR.Value > 6)
-                {
-                    x = TV.All(a[r6]);
-                    c60 = TV.MulAdd(x, b0, c60);
-                    if (TC.Value > 1) c61 = TV.MulAdd(x, b1, c61);
-                    if (TC.Value > 2) c62 = TV.MulAdd(x, b2, c62);
-                }
-                if (TR.Value > 7)
-                {
-                    x = TV.All(a[r7]);
-                    c70 = TV.MulAdd(x, b0, c70);
-                    if (TC.Value > 1) c71 = TV.MulAdd(x, b1, c71);
-                    if (TC.Value > 2) c72 = TV.MulAdd(x, b2, c72);
-                }
-                a += aStep;
-            }
-            while (--n > 0);
+            Sse.Prefetch0(near);
+            if (TC.Value > 1) Sse.Prefetch0(near + TW.Count);
+            if (TC.Value > 2) Sse.Prefetch0(near + 2 * TW.Count);
+            near += bRow;
+            Line<TW, TV, TC, TLoose>(b, tail, ref b0, ref b1, ref b2);
+            b += bRow;
+            Row<TW, TV, TC>(a, b0, b1, b2, ref c00, ref c01, ref c02);
+            if (TR.Value > 1) Row<TW, TV, TC>(a + r1, b0, b1, b2, ref c10, ref c11, ref c12);
+            if (TR.Value > 2) Row<TW, TV, TC>(a + r2, b0, b1, b2, ref c20, ref c21, ref c22);
+            if (TR.Value > 3) Row<TW, TV, TC>(a + r3, b0, b1, b2, ref c30, ref c31, ref c32);
+            if (TR.Value > 4) Row<TW, TV, TC>(a + r4, b0, b1, b2, ref c40, ref c41, ref c42);
+            if (TR.Value > 5) Row<TW, TV, TC>(a + r5, b0, b1, b2, ref c50, ref c51, ref c52);
+            if (TR.Value > 6) Row<TW, TV, TC>(a + r6, b0, b1, b2, ref c60, ref c61, ref c62);
+            if (TR.Value > 7) Row<TW, TV, TC>(a + r7, b0, b1, b2, ref c70, ref c71, ref c72);
+            a += aStep;
         }
 
         float* c = t.C;
         nint cRow = t.CRow;
-        Write<TV, TC, One>(c, c00, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c01, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c02, tail);
-        if (TR.Value <= 1) return;
-        c += cRow;
-        Write<TV, TC, One>(c, c10, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c11, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c12, tail);
-        if (TR.Value <= 2) return;
-        c += cRow;
-        Write<TV, TC, One>(c, c20, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c21, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c22, tail);
-        if (TR.Value <= 3) return;
-        c += cRow;
-        Write<TV, TC, One>(c, c30, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c31, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c32, tail);
-        if (TR.Value <= 4) return;
-        c += cRow;
-        Write<TV, TC, One>(c, c40, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c41, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c42, tail);
-        if (TR.Value <= 5) return;
-        c += cRow;
-        Write<TV, TC, One>(c, c50, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c51, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c52, tail);
-        if (TR.Value <= 6) return;
-        c += cRow;
-        Write<TV, TC, One>(c, c60, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c61, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c62, tail);
-        if (TR.Value <= 7) return;
-        c += cRow;
-        Write<TV, TC, One>(c, c70, tail);
-        if (TC.Value > 1) Write<TV, TC, Two>(c, c71, tail);
-        if (TC.Value > 2) Write<TV, TC, Three>(c, c72, tail);
+        Close<TW, TV, TC>(c, tail, c00, c01, c02);
+        if (TR.Value > 1) Close<TW, TV, TC>(c + cRow, tail, c10, c11, c12);
+        if (TR.Value > 2) Close<TW, TV, TC>(c + 2 * cRow, tail, c20, c21, c22);
+        if (TR.Value > 3) Close<TW, TV, TC>(c + 3 * cRow, tail, c30, c31, c32);
+        if (TR.Value > 4) Close<TW, TV, TC>(c + 4 * cRow, tail, c40, c41, c42);
+        if (TR.Value > 5) Close<TW, TV, TC>(c + 5 * cRow, tail, c50, c51, c52);
+        if (TR.Value > 6) Close<TW, TV, TC>(c + 6 * cRow, tail, c60, c61, c62);
+        if (TR.Value > 7) Close<TW, TV, TC>(c + 7 * cRow, tail, c70, c71, c72);
     }
 
-    /// <summary>Vector TI of a row of TC vectors; masked if it is the last one and that one is cut.</summary>
+    /// <summary>One step's row of b.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static TV Read<TV, TC, TI>(float* row, int tail) where TV : struct, ILanes<TV> where TC : struct, IConstant where TI : struct, IConstant
+    private static void Line<TW, TV, TC, TLoose>(float* b, int tail, ref TV b0, ref TV b1, ref TV b2)
+        where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant where TLoose : struct, IConstant
     {
-        float* p = row + (TI.Value - 1) * TV.Count;
-        return TI.Value < TC.Value || TV.Count == 1 || tail == 0 ? TV.Load(p) : TV.LoadFirst(p, tail);
+        b0 = TC.Value == 1 && TLoose.Value == 1 ? TW.LoadFirst(b, tail) : TW.Load(b);
+        if (TC.Value > 1) b1 = TC.Value == 2 && TLoose.Value == 1 ? TW.LoadFirst(b + TW.Count, tail) : TW.Load(b + TW.Count);
+        if (TC.Value > 2) b2 = TLoose.Value == 1 ? TW.LoadFirst(b + 2 * TW.Count, tail) : TW.Load(b + 2 * TW.Count);
     }
 
+    /// <summary>One row of one step: c += a·b.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Write<TV, TC, TI>(float* row, TV v, int tail) where TV : struct, ILanes<TV> where TC : struct, IConstant where TI : struct, IConstant
+    private static void Row<TW, TV, TC>(float* a, TV b0, TV b1, TV b2, ref TV c0, ref TV c1, ref TV c2)
+        where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant
     {
-        float* p = row + (TI.Value - 1) * TV.Count;
-        if (TI.Value < TC.Value || TV.Count == 1 || tail == 0) v.Store(p);
-        else v.StoreFirst(p, tail);
+        TV x = TW.All(a);
+        c0 = TW.MulAdd(x, b0, c0);
+        if (TC.Value > 1) c1 = TW.MulAdd(x, b1, c1);
+        if (TC.Value > 2) c2 = TW.MulAdd(x, b2, c2);
+    }
+
+    /// <summary>Reads a row of TC vectors, the last one masked if it is cut.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Open<TW, TV, TC>(float* row, int tail, ref TV c0, ref TV c1, ref TV c2)
+        where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant
+    {
+        bool whole = TW.Count == 1 || tail == 0;
+        c0 = TC.Value > 1 || whole ? TW.Load(row) : TW.LoadFirst(row, tail);
+        if (TC.Value > 1) c1 = TC.Value > 2 || whole ? TW.Load(row + TW.Count) : TW.LoadFirst(row + TW.Count, tail);
+        if (TC.Value > 2) c2 = whole ? TW.Load(row + 2 * TW.Count) : TW.LoadFirst(row + 2 * TW.Count, tail);
+    }
+
+    /// <summary>Writes a row of TC vectors, the last one masked if it is cut.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Close<TW, TV, TC>(float* row, int tail, TV c0, TV c1, TV c2)
+        where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant
+    {
+        bool whole = TW.Count == 1 || tail == 0;
+        float* last = row + (TC.Value - 1) * TW.Count;
+        if (TC.Value > 1) TW.Store(row, c0);
+        if (TC.Value > 2) TW.Store(row + TW.Count, c1);
+        TV c = TC.Value == 1 ? c0 : TC.Value == 2 ? c1 : c2;
+        if (whole) TW.Store(last, c);
+        else TW.StoreFirst(last, c, tail);
     }
 }

@@ -21,7 +21,6 @@ internal static unsafe class SmallGemm
         Tile t = default;
         (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (k, aRow, aStep, bRow, cRow);
         t.StartRow = accumulate ? cRow : 0;
-        (t.AheadRow, t.AheadStep) = (aRow, 16 * aStep);
         for (int col = 0; col < n; col += width)
         {
             int cols = Math.Min(width, n - col), vectors = (cols + TV.Count - 1) / TV.Count;
@@ -32,7 +31,6 @@ internal static unsafe class SmallGemm
                 t.A = a + row * aRow;
                 t.C = c + row * cRow + col;
                 t.Start = accumulate ? t.C : zeros;
-                t.Ahead = t.A + tileRows * aRow;
                 MicroKernels.Run<TV>(t, Math.Min(tileRows, m - row), vectors, true);
             }
         }

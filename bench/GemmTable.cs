@@ -1,0 +1,146 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using MimEngine.Kernels;
+using MimEngine.Kernels.Cpu;
+
+namespace MimEngine.Bench;
+
+/// <summary>
+/// The products that make 96 % of a step, beside the multiply-add roof: every round measures the roof and then every product once, so
+/// that a busy machine slows both. Best over best, and the median of the rounds' ratios.
+/// </summary>
+internal static class GemmTable
+{
+    private static readonly string[] s_kinds = ["forward", "input gradient", "weight gradient"];
+
+    /// <param name="args">--rounds N (default 15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu. The cpu clock
+    /// (this thread's processor time; one thread, Linux) does not count what other programs take.</param>
+    public static int Run(string[] args)
+    {
+        int rounds = int.Parse(Option(args, "--rounds", "15"));
+        int[] widths = Numbers(args, "--widths", "192,384,768"), tokens = Numbers(args, "--tokens", "3200,4640"), threads = Numbers(args, "--threads", "1,2");
+        string kinds = Option(args, "--kinds", "fiw");
+        Clock.CountsProcessorTime = Option(args, "--clock", "wall") == "cpu";
+        Console.WriteLine("| threads | M × N × K | product | GFLOP/s best | median | roof best | best/best | median ratio |");
+        Console.WriteLine("|---|---|---|---|---|---|---|---|");
+        foreach (int t in threads)
+        {
+            using var cpu = new CpuBackend(t);
+            using var roof = new Roof(t, 1 << 20);
+            var shares = new List<(string Kind, double Best)>();
+            foreach (int m in tokens)
+                foreach (int c in widths)
+                    foreach ((int n, int k) in new[] { (3 * c, c), (c, c), (4 * c, c), (c, 4 * c) })
+                        Measure(cpu, roof, t, m, n, k, rounds, kinds, shares);
+            foreach (var group in shares.GroupBy(s => s.Kind))
+                Console.WriteLine($"| {t} | all | {group.Key} | | | | least {group.Min(s => s.Best):P1}, mean {group.Average(s => s.Best):P1} | |");
+        }
+        return 0;
+    }
+
+    private static void Measure(CpuBackend cpu, Roof roof, int threads, int m, int n, int k, int rounds, string kinds, List<(string, double)> shares)
+    {
+        using var memory = new Operands(cpu);
+        Tensor x = memory.New(m, k), w = memory.New(n, k), b = memory.New(1, n), y = memory.New(m, n), dx = memory.New(m, k), dw = memory.New(n, k);
+        Tensor bias = b.Reshape(new Shape(n));
+        Action[] products =
+        [
+            () => cpu.LinearForward(y, x, w, bias),
+            () => cpu.LinearBackward(Grad.Write(dx), Grad.None, Grad.None, y, x, w),
+            () => cpu.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(bias), y, x, w),
+        ];
+        double flops = 2.0 * m * n * k;
+        var speed = new double[3, rounds];
+        var roofs = new double[3, rounds];
+        for (int r = -2; r < rounds; r++)
+            for (int p = 0; p < 3; p++)
+            {
+                if (!kinds.Contains(s_kinds[p][0])) continue;
+                double before = roof.Fma();
+                int calls = Math.Max(1, (int)(4e9 * threads / flops / 2));
+                double start = Clock.Seconds;
+                for (int i = 0; i < calls; i++) products[p]();
+                double seconds = Clock.Seconds - start;
+                if (r < 0) continue;
+                speed[p, r] = flops * calls / seconds / 1e9;
+                roofs[p, r] = Math.Max(before, roof.Fma());
+            }
+        for (int p = 0; p < 3; p++)
+        {
+            if (!kinds.Contains(s_kinds[p][0])) continue;
+            double[] s = Row(speed, p), top = Row(roofs, p);
+            double share = s.Max() / top.Max(), ratio = Median([.. s.Zip(top, (a, c) => a / c)]);
+            shares.Add((s_kinds[p], share));
+            Console.WriteLine($"| {threads} | {m} × {n} × {k} | {s_kinds[p]} | {s.Max():F1} | {Median(s):F1} | {top.Max():F1} | {share:P1} | {ratio:P1} |");
+        }
+    }
+
+    private static double[] Row(double[,] table, int row) => [.. Enumerable.Range(0, table.GetLength(1)).Select(i => table[row, i])];
+
+    private static double Median(double[] values)
+    {
+        double[] sorted = [.. values.Order()];
+        return sorted[sorted.Length / 2];
+    }
+
+    private static string Option(string[] args, string name, string otherwise)
+    {
+        int i = Array.IndexOf(args, name);
+        return i >= 0 && i + 1 < args.Length ? args[i + 1] : otherwise;
+    }
+
+    private static int[] Numbers(string[] args, string name, string otherwise) => [.. Option(args, name, otherwise).Split(',').Select(int.Parse)];
+}
+
+/// <summary>Wall time, or the processor time of this thread.</summary>
+internal static partial class Clock
+{
+    public static bool CountsProcessorTime { get; set; }
+
+    public static unsafe double Seconds
+    {
+        get
+        {
+            if (!CountsProcessorTime) return Stopwatch.GetTimestamp() / (double)Stopwatch.Frequency;
+            long* t = stackalloc long[2];
+            _ = ClockGetTime(3 /* CLOCK_THREAD_CPUTIME_ID */, t);
+            return t[0] + t[1] * 1e-9;
+        }
+    }
+
+    [LibraryImport("libc", EntryPoint = "clock_gettime")]
+    private static unsafe partial int ClockGetTime(int clock, long* time);
+}
+
+/// <summary>Tensors of one measurement, filled with small numbers, freed together.</summary>
+internal sealed class Operands(Backend backend) : IDisposable
+{
+    private readonly List<Storage> _owned = [];
+
+    public Tensor New(int rows, int cols) => New(new Shape(rows, cols), 0.5f);
+
+    /// <summary>A float32 tensor of numbers in [−scale, scale], the same every time.</summary>
+    public Tensor New(Shape shape, float scale)
+    {
+        Storage storage = backend.Allocate(shape.Count * 4);
+        _owned.Add(storage);
+        var t = new Tensor(storage, 0, shape, DType.F32);
+        Span<float> v = t.Host<float>();
+        uint h = 12345;
+        for (int i = 0; i < v.Length; i++)
+        {
+            h = h * 1664525 + 1013904223;
+            v[i] = ((int)(h >> 12) - (1 << 19)) * (scale / (1 << 19));
+        }
+        return t;
+    }
+
+    public Tensor Bytes(Shape shape)
+    {
+        Storage storage = backend.Allocate(shape.Count);
+        _owned.Add(storage);
+        return new Tensor(storage, 0, shape, DType.U8);
+    }
+
+    public void Dispose() => _owned.ForEach(s => s.Dispose());
+}

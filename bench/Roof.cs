@@ -1,0 +1,88 @@
+using System.Runtime.CompilerServices;
+using MimEngine.Kernels.Cpu;
+
+namespace MimEngine.Bench;
+
+/// <summary>
+/// What this machine can do at best, measured beside what is compared with it: multiply-adds in registers, and copies of memory far
+/// larger than any cache. Both on the engine's own threads.
+/// </summary>
+internal sealed unsafe class Roof : IDisposable
+{
+    private const int Chains = 16;          // latency 4 × 2 ports = 8 chains suffice; 16 leave slack and fit the registers
+    private const int Turns = 4_000;        // of a chunk: about 15 µs
+    private readonly Rows _rows;
+    private readonly HostStorage _from, _to;
+    private readonly float[] _sink;
+
+    public Roof(int threads, long copyBytes = 256L << 20)
+    {
+        _rows = new Rows(threads);
+        _sink = new float[64 * 1024];
+        _from = new HostStorage(copyBytes, null, true);
+        _to = new HostStorage(copyBytes, null, true);
+    }
+
+    /// <summary>GFLOP/s of float32 multiply-adds (2 flops each) with nothing but registers, once over about a millisecond.</summary>
+    public double Fma(int chunks = 128)
+    {
+        double start = Clock.Seconds;
+        fixed (float* sink = _sink)
+            switch (Simd.Best)
+            {
+                case SimdLevel.Vector512: _rows.For(chunks, 1, new FmaRows<Lanes16>(sink)); break;
+                case SimdLevel.Vector256: _rows.For(chunks, 1, new FmaRows<Lanes8>(sink)); break;
+                default: _rows.For(chunks, 1, new FmaRows<Lanes1>(sink)); break;
+            }
+        int lanes = Simd.Best == SimdLevel.Vector512 ? 16 : Simd.Best == SimdLevel.Vector256 ? 8 : 1;
+        return 2.0 * lanes * Chains * Turns * chunks / (Clock.Seconds - start) / 1e9;
+    }
+
+    /// <summary>GB/s of one large copy, bytes read plus bytes written (non-temporal stores where the runtime's copy uses them).</summary>
+    public double Copy()
+    {
+        const int grain = 1 << 20;
+        double start = Clock.Seconds;
+        _rows.For((int)(_from.Bytes / grain), 1, new CopyRows((byte*)_from.Address, (byte*)_to.Address, grain));
+        return 2.0 * _from.Bytes / (Clock.Seconds - start) / 1e9;
+    }
+
+    public void Dispose()
+    {
+        _rows.Dispose();
+        _from.Dispose();
+        _to.Dispose();
+    }
+
+    private readonly struct CopyRows(byte* from, byte* to, int grain) : IRowKernel
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            long at = (long)first * grain, n = (long)(last - first) * grain;
+            Buffer.MemoryCopy(from + at, to + at, n, n);
+        }
+    }
+
+    private readonly struct FmaRows<TV>(float* sink) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            for (int i = first; i < last; i++) sink[i % 1024 * 64] = Chunk().Sum();
+        }
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        private static TV Chunk()
+        {
+            TV m = TV.All(0.999f), a = TV.All(0.001f);
+            TV c0 = a, c1 = a, c2 = a, c3 = a, c4 = a, c5 = a, c6 = a, c7 = a, c8 = a, c9 = a, d0 = a, d1 = a, d2 = a, d3 = a, d4 = a, d5 = a;
+            for (int i = 0; i < Turns; i++)
+            {
+                (c0, c1, c2, c3) = (TV.MulAdd(c0, m, a), TV.MulAdd(c1, m, a), TV.MulAdd(c2, m, a), TV.MulAdd(c3, m, a));
+                (c4, c5, c6, c7) = (TV.MulAdd(c4, m, a), TV.MulAdd(c5, m, a), TV.MulAdd(c6, m, a), TV.MulAdd(c7, m, a));
+                (c8, c9, d0, d1) = (TV.MulAdd(c8, m, a), TV.MulAdd(c9, m, a), TV.MulAdd(d0, m, a), TV.MulAdd(d1, m, a));
+                (d2, d3, d4, d5) = (TV.MulAdd(d2, m, a), TV.MulAdd(d3, m, a), TV.MulAdd(d4, m, a), TV.MulAdd(d5, m, a));
+            }
+            return c0 + c1 + c2 + c3 + c4 + c5 + c6 + c7 + c8 + c9 + d0 + d1 + d2 + d3 + d4 + d5;
+        }
+    }
+}
