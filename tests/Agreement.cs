@@ -46,7 +46,8 @@ internal static class Agreement
         if (Math.Sqrt(difference) <= bound) return null;
         // The first element that alone exceeds its share of the bound; there is one, or the sum would be within it.
         double share = bound / Math.Sqrt(expected.Length);
-        int first = Enumerable.Range(0, expected.Length).First(i => double.IsFinite(expected[i]) && Math.Abs(actual[i] - expected[i]) > share);
+        int first = Enumerable.Range(0, expected.Length)
+            .First(i => double.IsFinite(expected[i]) && Math.Abs(actual[i] - expected[i]) > share);
         return Tell(first, string.Create(CultureInfo.InvariantCulture,
             $"differs by {Math.Sqrt(difference):g3} of norm {Math.Sqrt(norm):g3}, more than {tolerance:g3}"));
 

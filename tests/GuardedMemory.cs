@@ -23,7 +23,8 @@ internal sealed partial class GuardedMemory : Storage
     }
 
     /// <summary>Why there is none on this system, or none.</summary>
-    public static string? WhyAbsent => OperatingSystem.IsLinux() || OperatingSystem.IsMacOS() ? null : "guarded memory needs mmap and mprotect";
+    public static string? WhyAbsent => OperatingSystem.IsLinux()
+        || OperatingSystem.IsMacOS() ? null : "guarded memory needs mmap and mprotect";
 
     public override nint Address => _mapping + Environment.SystemPageSize;
 

@@ -129,10 +129,12 @@ internal sealed class OpCase(string name, double tolerance = 1e-5)
         {
             slots.Add(slot.Role == Role.Input ? slot : slot with { Role = Role.Input, Values = RoundToFloat(forward.Values(slot.Name)) });
             if (differentiable)
-                slots.Add(new Slot("d" + slot.Name, slot.Shape, DType.F32, Role.Gradient, Values("d" + slot.Name, slot.Shape, null, DType.F32),
+                slots.Add(new Slot("d" + slot.Name, slot.Shape, DType.F32, Role.Gradient, Values("d" + slot.Name, slot.Shape, null,
+                    DType.F32),
                     _gradientFloors.GetValueOrDefault(slot.Name)));
         }
-        slots.Add(new Slot("d" + Primary.Name, Primary.Shape, DType.F32, Role.Input, Values("d" + Primary.Name, Primary.Shape, null, DType.F32)));
+        slots.Add(new Slot("d" + Primary.Name, Primary.Shape, DType.F32, Role.Input, Values("d" + Primary.Name, Primary.Shape, null,
+            DType.F32)));
         slots.AddRange(_backwardOutputs);
         return new OpCall(Name + ", backward", slots, Backward!, tolerance);
     }

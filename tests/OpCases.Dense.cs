@@ -29,8 +29,10 @@ internal static partial class OpCases
             yield return Gelu(n, Draws.Normal(0, 1.5));
             yield return GeluBackwardInPlace(n);
         }
-        yield return new OpCase("gelu of special values").Input("x", new(7, 19), Draws.NormalWith(0, -0.0, 1e-30, -1e-30, 8, -8, 30, -30, 1e4, -1e4))
-            .Output("y", new(7, 19)).Run((b, o) => b.GeluForward(o["y"], o["x"])).Back((b, o) => b.GeluBackward(o.Grad("dx"), o["dy"], o["x"]));
+        yield return new OpCase("gelu of special values")
+            .Input("x", new(7, 19), Draws.NormalWith(0, -0.0, 1e-30, -1e-30, 8, -8, 30, -30, 1e4, -1e4))
+            .Output("y", new(7, 19)).Run((b, o) => b.GeluForward(o["y"], o["x"]))
+            .Back((b, o) => b.GeluBackward(o.Grad("dx"), o["dy"], o["x"]));
         foreach (bool gamma in s_noYes)
             foreach (bool rows in s_noYes)
             {
@@ -90,7 +92,8 @@ internal static partial class OpCases
     private static OpCase LinearResidual(int images, int tokens, int k, int n, bool bias, bool gamma, bool rowScale)
     {
         int m = images * tokens;
-        OpCase c = new OpCase($"linear-residual ({images}·{tokens}, {k}) to {n}" + With((bias, "bias"), (gamma, "gamma"), (rowScale, "row scale")))
+        OpCase c = new OpCase($"linear-residual ({images}·{tokens}, {k}) to {n}" + With((bias, "bias"), (gamma, "gamma"), (rowScale,
+            "row scale")))
             .Input("x", new(m, k)).Input("w", new(n, k)).When(bias, c => c.Input("b", new(n)))
             .When(gamma, c => c.Input("gamma", new(n))).When(rowScale, c => c.Constant("rows", new(images), Draws.DropPath(0.7)))
             .Input("r", new(m, n)).Output("y", new(m, n))
@@ -114,7 +117,8 @@ internal static partial class OpCases
     }
 
     private static OpCase LinearResidualInPlace(int images, int tokens, int k, int n, bool bias, bool gamma, bool rowScale)
-        => new OpCase($"linear-residual in place ({images}·{tokens}, {k}) to {n}" + With((bias, "bias"), (gamma, "gamma"), (rowScale, "row scale")))
+        => new OpCase($"linear-residual in place ({images}·{tokens}, {k}) to {n}" + With((bias, "bias"), (gamma, "gamma"), (rowScale,
+            "row scale")))
             .Input("x", new(images * tokens, k)).Input("w", new(n, k)).When(bias, c => c.Input("b", new(n)))
             .When(gamma, c => c.Input("gamma", new(n))).When(rowScale, c => c.Input("rows", new(images), Draws.DropPath(0.7)))
             .Update("y", new(images * tokens, n))
@@ -144,8 +148,10 @@ internal static partial class OpCases
             .When(gamma, c => c.Input("gamma", new(n))).When(rowScale, c => c.Input("rows", new(images), Draws.DropPath(0.7)))
             .Run((b, o) => b.ScaleAddBackward(o["branch"], o.Maybe("scaled"), o["dy"], o.Maybe("gamma"), o.Maybe("rows")));
 
-    private static OpCase LayerScaleBackward(int n, int k, bool bias) => new OpCase($"layer-scale-backward ({n}, {k})" + With((bias, "bias")))
+    private static OpCase LayerScaleBackward(int n, int k, bool bias)
+        => new OpCase($"layer-scale-backward ({n}, {k})" + With((bias, "bias")))
         .Input("raw", new(n, k)).Input("rawBias", new(n)).Input("w", new(n, k)).When(bias, c => c.Input("b", new(n))).Input("gamma", new(n))
         .Gradient("dgamma", new(n)).Gradient("dw", new(n, k)).Gradient("db", new(n))
-        .Run((b, o) => b.LayerScaleBackward(o.Grad("dgamma"), o.Grad("dw"), o.Grad("db"), o["raw"], o["rawBias"], o["w"], o.Maybe("b"), o["gamma"]));
+        .Run((b, o) => b.LayerScaleBackward(o.Grad("dgamma"), o.Grad("dw"), o.Grad("db"), o["raw"], o["rawBias"], o["w"], o.Maybe("b"),
+        o["gamma"]));
 }

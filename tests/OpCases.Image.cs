@@ -12,7 +12,8 @@ internal static partial class OpCases
             yield return Grey(b, h, w, LumaWeights.Rgb);
             yield return Grey(b, h, w, LumaWeights.KamimCompat);
         }
-        Draw[] pictures = [Draws.Integers(0, 255), Draws.Integers(100, 130), Draws.Blocks(3, 256), Draws.Blocks(5, 40), Draws.Integers(0, 1)];
+        Draw[] pictures = [Draws.Integers(0, 255), Draws.Integers(100, 130), Draws.Blocks(3, 256), Draws.Blocks(5, 40), Draws.Integers(0,
+            1)];
         foreach ((int b, int h, int w) in new[] { (1, 1, 1), (1, 6, 20), (1, 7, 7), (2, 40, 31), (2, 64, 130) })
             foreach (FastType type in Enum.GetValues<FastType>())
                 foreach (bool suppress in s_noYes)
@@ -45,12 +46,14 @@ internal static partial class OpCases
         new("keypoint weights", n => Weights(2, 1, n, 0.25f)),
     ];
 
-    private static OpCase Normalize(int b, int h, int w) => new OpCase($"normalize ({b}, 3, {h}, {w})").Bytes("x", new(b, 3, h, w), Draws.Integers(0, 255))
+    private static OpCase Normalize(int b, int h, int w) => new OpCase($"normalize ({b}, 3, {h}, {w})")
+        .Bytes("x", new(b, 3, h, w), Draws.Integers(0, 255))
         .Output("y", new(b, 3, h, w))
         .Run((k, o) => k.NormalizeImages(o["y"], o["x"], [0.485f, 0.456f, 0.406f], [0.229f, 0.224f, 0.225f]));
 
     private static OpCase Grey(int b, int h, int w, LumaWeights weights)
-        => new OpCase($"luma ({b}, 3, {h}, {w}), red {weights.R}").Bytes("images", new(b, 3, h, w), Draws.Integers(0, 255)).OutputBytes("gray", new(b, h, w))
+        => new OpCase($"luma ({b}, 3, {h}, {w}), red {weights.R}").Bytes("images", new(b, 3, h, w), Draws.Integers(0, 255))
+            .OutputBytes("gray", new(b, h, w))
             .Run((k, o) => k.Luma(o["gray"], o["images"], weights));
 
     private static OpCase Fast(int b, int h, int w, int threshold, FastType type, bool suppress, Draw picture, int number)
@@ -72,7 +75,8 @@ internal static partial class OpCases
         .Bytes("marks", new(b, h, w), Draws.Bits(0.4)).Output("density", new(b, h / cell, w / cell))
         .Run((k, o) => k.BoxDensity(o["density"], o["marks"], cell));
 
-    private static OpCase Weights(int b, int h, int w, float temperature) => new OpCase($"keypoint weights ({b}, {h}, {w}) at {temperature:g}")
+    private static OpCase Weights(int b, int h, int w, float temperature)
+        => new OpCase($"keypoint weights ({b}, {h}, {w}) at {temperature:g}")
         .Input("density", new(b, h, w), Draws.Uniform(0, 1)).Output("weights", new(b, h, w))
         .Run((k, o) => k.KeypointWeights(o["weights"], o["density"], temperature));
 }

@@ -22,7 +22,8 @@ internal static partial class OpCases
             .Run((b, o) => b.MaskedPixelLoss(o["loss"], o["dprediction"], o["prediction"], o["images"], o["hidden"], null, 4,
                 PixelOrder.ChannelSlowest, PixelDistance.L1, false, 1e-5f, 1));
         yield return new OpCase("pixel loss without its gradient")
-            .Input("prediction", new(2, 4, 48)).Input("images", new(2, 3, 8, 8)).Bytes("hidden", new(2, 4), Draws.Bits(0.5)).Output("loss", new(1))
+            .Input("prediction", new(2, 4, 48)).Input("images", new(2, 3, 8, 8)).Bytes("hidden", new(2, 4), Draws.Bits(0.5))
+            .Output("loss", new(1))
             .Run((b, o) => b.MaskedPixelLoss(o["loss"], null, o["prediction"], o["images"], o["hidden"], null, 4, PixelOrder.ChannelFastest,
                 PixelDistance.L1, false, 1e-5f, 1));
         foreach ((int m, int c) in new[] { (1, 2), (5, 37), (64, 10), (300, 100) })
@@ -37,8 +38,10 @@ internal static partial class OpCases
 
     private static IEnumerable<Edge> LossEdges() =>
     [
-        new("pixel loss, n patches a row", n => PixelLoss(1, 2, 2, n, 2, PixelOrder.ChannelSlowest, PixelDistance.L1, false, Draws.Bits(0.6))),
-        new("pixel loss, patches of n pixels", n => PixelLoss(1, n, 1, 2, n, PixelOrder.ChannelFastest, PixelDistance.L2, false, Draws.Bits(0.6)), 40),
+        new("pixel loss, n patches a row", n
+            => PixelLoss(1, 2, 2, n, 2, PixelOrder.ChannelSlowest, PixelDistance.L1, false, Draws.Bits(0.6))),
+        new("pixel loss, patches of n pixels", n
+            => PixelLoss(1, n, 1, 2, n, PixelOrder.ChannelFastest, PixelDistance.L2, false, Draws.Bits(0.6)), 40),
         new("pixel loss of n pixel patches, fine cells",
             n => PixelLoss(1, n, 1, 2, 1, PixelOrder.ChannelSlowest, PixelDistance.L1, true, Draws.Constant(1)), 40),
         new("cross-entropy", n => CrossEntropy(2, n, Draws.Distributions(), "mixed")),
@@ -46,23 +49,27 @@ internal static partial class OpCases
     ];
 
     /// <summary>Predictions stay away from pixels by 1 or more, so that L1 has a slope everywhere.</summary>
-    private static OpCase PixelLoss(int b, int p, int rows, int cols, int cell, PixelOrder order, PixelDistance distance, bool divide, Draw hidden,
+    private static OpCase PixelLoss(int b, int p, int rows, int cols, int cell, PixelOrder order, PixelDistance distance, bool divide,
+        Draw hidden,
         string remark = "")
     {
         (int height, int width) = (rows * p, cols * p);
         return new OpCase($"pixel loss {b}·{rows}×{cols} of {p} px, {order}, {distance}"
                 + With((cell > 0, $"weights a cell of {cell}"), (divide, "divided by weights"), (remark != "", remark)))
-            .Input("prediction", new(b, rows * cols, 3 * p * p), Draws.TwoSided(2, 4)).Constant("images", new(b, 3, height, width), Draws.Uniform(-1, 1))
+            .Input("prediction", new(b, rows * cols, 3 * p * p), Draws.TwoSided(2, 4))
+            .Constant("images", new(b, 3, height, width), Draws.Uniform(-1, 1))
             .Bytes("hidden", new(b, rows * cols), hidden)
             .When(cell > 0, c => c.Constant("weights", new(b, height / cell, width / cell), Draws.Uniform(1, 20)))
             .Output("loss", new(1)).Output("dprediction", new(b, rows * cols, 3 * p * p))
-            .Run((k, o) => k.MaskedPixelLoss(o["loss"], o["dprediction"], o["prediction"], o["images"], o["hidden"], o.Maybe("weights"), p, order,
+            .Run((k, o) => k.MaskedPixelLoss(o["loss"], o["dprediction"], o["prediction"], o["images"], o["hidden"], o.Maybe("weights"),
+            p, order,
                 distance, divide, 1e-5f, 0.5f))
             .Loss("loss", "dprediction", "prediction");
     }
 
     private static OpCase CrossEntropy(int m, int c, Draw targets, string remark)
-        => new OpCase($"cross-entropy ({m}, {c}), targets {remark}").Input("logits", new(m, c), Draws.Normal(0, 4)).Constant("targets", new(m, c), targets)
+        => new OpCase($"cross-entropy ({m}, {c}), targets {remark}").Input("logits", new(m, c), Draws.Normal(0, 4))
+            .Constant("targets", new(m, c), targets)
             .Output("loss", new(1)).Output("dlogits", new(m, c))
             .Run((b, o) => b.CrossEntropyLoss(o["loss"], o["dlogits"], o["logits"], o["targets"], 0.5f))
             .Loss("loss", "dlogits", "logits");

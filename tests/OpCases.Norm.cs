@@ -39,20 +39,24 @@ internal static partial class OpCases
             .Input("gamma", new(c), Draws.Normal(1, 0.3)).Input("beta", new(c))
             .Output("y", new(m, c)).Output("mean", new(m)).Output("rstd", new(m))
             .Run((b, o) => b.LayerNormForward(o["y"], o["mean"], o["rstd"], o["x"], o["gamma"], o["beta"], eps))
-            .Back((b, o) => b.LayerNormBackward(o.Grad("dx"), o.Grad("dgamma"), o.Grad("dbeta"), o["dy"], o["x"], o["mean"], o["rstd"], o["gamma"]));
+            .Back((b, o) => b.LayerNormBackward(o.Grad("dx"), o.Grad("dgamma"), o.Grad("dbeta"), o["dy"], o["x"], o["mean"], o["rstd"],
+            o["gamma"]));
 
-    private static OpCase Softmax(int m, int c, Draw x) => new OpCase($"softmax ({m}, {c}) {Sample(x)}").Input("x", new(m, c), x).Output("y", new(m, c))
+    private static OpCase Softmax(int m, int c, Draw x) => new OpCase($"softmax ({m}, {c}) {Sample(x)}").Input("x", new(m, c), x)
+        .Output("y", new(m, c))
         .Run((b, o) => b.SoftmaxForward(o["y"], o["x"]))
         .Back((b, o) => b.SoftmaxBackward(o.Grad("dx"), o["dy"], o["y"]));
 
     private static OpCase BatchNorm(int m, int c, float eps, bool training)
     {
-        OpCase made = new OpCase($"batch-norm ({m}, {c}) in {(training ? "training" : "evaluation")}").Input("x", new(m, c), Draws.Normal(1, 2));
+        OpCase made = new OpCase($"batch-norm ({m}, {c}) in {(training ? "training" : "evaluation")}")
+            .Input("x", new(m, c), Draws.Normal(1, 2));
         made = training
             ? made.Update("runningMean", new(c)).Update("runningVariance", new(c), Draws.Uniform(0.5, 2))
             : made.Constant("runningMean", new(c)).Constant("runningVariance", new(c), Draws.Uniform(0.5, 2));
         return made.Output("y", new(m, c)).Output("mean", new(c)).Output("rstd", new(c))
-            .Run((b, o) => b.BatchNormForward(o["y"], o["mean"], o["rstd"], o["runningMean"], o["runningVariance"], o["x"], eps, 0.1f, training))
+            .Run((b, o) => b.BatchNormForward(o["y"], o["mean"], o["rstd"], o["runningMean"], o["runningVariance"], o["x"], eps, 0.1f,
+            training))
             .Back((b, o) => b.BatchNormBackward(o.Grad("dx"), o["dy"], o["x"], o["mean"], o["rstd"], training));
     }
 

@@ -12,7 +12,8 @@ internal static partial class OpCases
             new(3, 130, 1e-2f, 0.05f, 1), new(140, 1, 2e-2f, 0, 10, Trust: false), new(141, 257, 5e-3f, 0.1f, 1000),
             new(500, 64, 1e-1f, 0.3f, 2), new(564, 33, 1e-3f, 0, 1, Trust: false),
         ];
-        UpdateSegment[] large = [new(0, 70_001, 1e-3f, 0.05f, 7), new(70_016, 9, 1e-3f, 0, 7, Trust: false), new(70_025, 29_975, 2e-3f, 0.05f, 3)];
+        UpdateSegment[] large = [new(0, 70_001, 1e-3f, 0.05f, 7), new(70_016, 9, 1e-3f, 0, 7, Trust: false), new(70_025, 29_975, 2e-3f,
+            0.05f, 3)];
         foreach ((string name, int slab, UpdateSegment[] segments) in new[] { ("5 segments", 640, several), ("large", 100_000, large) })
         {
             yield return Norms(name, slab, segments);
@@ -23,9 +24,11 @@ internal static partial class OpCases
                 yield return Sgd(name, slab, segments, scales);
             }
         }
-        yield return new OpCase("LARS of zero parameters").Update("p", new(40), Draws.Constant(0)).Update("mu", new(40)).Input("gradient", new(40))
+        yield return new OpCase("LARS of zero parameters").Update("p", new(40), Draws.Constant(0)).Update("mu", new(40))
+            .Input("gradient", new(40))
             .Run((b, o) => b.LarsStep(o["p"], o["mu"], o["gradient"], null, [new(0, 40, 0.1f, 0.01f, 1)], 0.9f, 1e-3f));
-        yield return new OpCase("LARS of a zero gradient").Update("p", new(40)).Update("mu", new(40)).Input("gradient", new(40), Draws.Constant(0))
+        yield return new OpCase("LARS of a zero gradient").Update("p", new(40)).Update("mu", new(40))
+            .Input("gradient", new(40), Draws.Constant(0))
             .Run((b, o) => b.LarsStep(o["p"], o["mu"], o["gradient"], null, [new(0, 40, 0.1f, 0, 1)], 0.9f, 1e-3f));
         foreach (bool perSegment in s_noYes)
             foreach (float max in new[] { 0f, -1f, 0.5f, 1e6f }) yield return Clip(9, max, perSegment);
@@ -42,7 +45,8 @@ internal static partial class OpCases
         new("clip scales", n => Clip(n, 1, n % 2 == 0)),
     ];
 
-    private static UpdateSegment[] Whole(int n) => n < 3 ? [new(0, n, 1e-2f, 0.05f, 3)] : [new(0, n / 2, 1e-2f, 0.05f, 3), new(n / 2, n - n / 2, 1e-3f, 0, 1)];
+    private static UpdateSegment[] Whole(int n)
+        => n < 3 ? [new(0, n, 1e-2f, 0.05f, 3)] : [new(0, n / 2, 1e-2f, 0.05f, 3), new(n / 2, n - n / 2, 1e-3f, 0, 1)];
 
     private static OpCase Norms(string name, int slab, UpdateSegment[] segments)
         => new OpCase($"squared norms of {slab}, {name}").Input("gradient", new(slab)).Output("norms", new(segments.Length))

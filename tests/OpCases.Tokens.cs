@@ -8,7 +8,8 @@ internal static partial class OpCases
     {
         foreach (PixelOrder order in Enum.GetValues<PixelOrder>())
         {
-            (int B, int P, int Rows, int Cols)[] shapes = [(1, 1, 3, 2), (2, 4, 2, 2), (1, 3, 2, 3), (2, 7, 3, 2), (3, 16, 4, 4), (2, 32, 6, 6)];
+            (int B, int P, int Rows, int Cols)[] shapes = [(1, 1, 3, 2), (2, 4, 2, 2), (1, 3, 2, 3), (2, 7, 3, 2), (3, 16, 4, 4), (2, 32,
+                6, 6)];
             foreach ((int b, int p, int rows, int cols) in shapes)
             {
                 yield return Patchify(b, p, rows, cols, order);
@@ -22,7 +23,8 @@ internal static partial class OpCases
                     yield return Assemble(2, 6, 21, cls, hidden, pos);
                     yield return Assemble(9, 36, 192, cls, hidden, pos);
                 }
-        (int B, int N, int C, int First, int Count)[] slices = [(2, 5, 7, 0, 1), (2, 5, 7, 1, 4), (1, 4, 16, 0, 4), (3, 6, 33, 2, 3), (16, 37, 96, 1, 36)];
+        (int B, int N, int C, int First, int Count)[] slices = [(2, 5, 7, 0, 1), (2, 5, 7, 1, 4), (1, 4, 16, 0, 4), (3, 6, 33, 2, 3),
+            (16, 37, 96, 1, 36)];
         foreach ((int b, int n, int c, int first, int count) in slices)
         {
             yield return Slice(b, n, c, first, count);
@@ -61,7 +63,8 @@ internal static partial class OpCases
             .When(hidden, k => k.Input("mask", new(c)).Bytes("hidden", new(b, patches), Draws.Bits(0.6)))
             .When(pos, k => k.Input("pos", new(tokens, c))).Output("y", new(b, tokens, c))
             .Run((k, o) => k.AssembleTokensForward(o["y"], o["x"], o.Maybe("cls"), o.Maybe("mask"), o.Maybe("hidden"), o.Maybe("pos")))
-            .Back((k, o) => k.AssembleTokensBackward(o.Grad("dx"), o.Grad("dcls"), o.Grad("dmask"), o.Grad("dpos"), o["dy"], o.Maybe("hidden")));
+            .Back((k, o) => k.AssembleTokensBackward(o.Grad("dx"), o.Grad("dcls"), o.Grad("dmask"), o.Grad("dpos"), o["dy"],
+            o.Maybe("hidden")));
     }
 
     private static OpCase Slice(int b, int n, int c, int first, int count)

@@ -61,7 +61,8 @@ public class TapeTests
     }
 
     [Test]
-    public void A_step_returns_all_memory_and_the_second_rents_nothing_new([ValueSource(nameof(Networks))] string name, [Values] Recompute recompute)
+    public void A_step_returns_all_memory_and_the_second_rents_nothing_new([ValueSource(nameof(Networks))] string name,
+        [Values] Recompute recompute)
     {
         using var backend = new OracleBackend();
         using var network = new Network(backend, s_networks.First(n => n.Name == name), recompute, PixelDistance.L1);
@@ -81,7 +82,8 @@ public class TapeTests
         network.Gradients();
         double[] once = Transfer.Doubles(backend, network.Params.Gradient);
         network.Gradients(first: false);
-        string? difference = Agreement.Difference(Transfer.Doubles(backend, network.Params.Gradient), Array.ConvertAll(once, v => 2 * v), 1e-14);
+        string? difference = Agreement.Difference(Transfer.Doubles(backend, network.Params.Gradient), Array.ConvertAll(once, v
+            => 2 * v), 1e-14);
         Assert.That(difference, Is.Null);
     }
 
@@ -115,7 +117,8 @@ public class TapeTests
         using var arena = new Arena(backend, Room);
         var tape = new Tape(backend, arena);
         Tensor x = Drawn(backend, new Shape(3, 4, 6), Draws.Normal()), targets = Drawn(backend, new Shape(3, 5), Draws.Distributions());
-        Tensor runningMean = Drawn(backend, new Shape(8), Draws.Constant(0)), runningVariance = Drawn(backend, new Shape(8), Draws.Constant(1));
+        Tensor runningMean = Drawn(backend, new Shape(8), Draws.Constant(0)), runningVariance = Drawn(backend, new Shape(8),
+            Draws.Constant(1));
 
         double Run(bool backward)
         {
