@@ -76,7 +76,7 @@ public class CliTests
         string folder = Directory.CreateTempSubdirectory("mim-pack-").FullName, pack = Path.Combine(folder, "a.mimpack");
         try
         {
-            (int code, string output, string error) = Mim("pack", "--out", pack);
+            (int code, string output, string error) = Mim("pack", "--out", pack, "--loader-threads", "2");
             Assert.That((code, error), Is.EqualTo((0, "")));
             Assert.That(output, Does.Contain("8000 pictures, 10 classes"));
             foreach (Split split in new[] { Split.Train, Split.Test })

@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.Diagnostics;
 using MimEngine.Engine.Data;
-using MimEngine.Engine.Imaging;
 
 namespace MimEngine.Cli;
 
@@ -15,61 +14,45 @@ internal static class PackCommand
         Option<string?> data = Options.Data("What to pack: a folder of pictures (classes in sub-folders, or train/ and test/), CIFAR .bin or idx files. [embedded pictures]");
         Option<string?> output = Options.Text("--out", "FILE", "The .mimpack file to write; replaced if it exists.");
         output.Required = true;
+        Option<long?> shortSide = Options.Number("--short-side", "PIXELS", "Reduce pictures whose shorter side is longer than this. [keep every size]", least: 1);
+        Option<long?> threads = Options.LoaderThreads();
         Command command = new("pack", "Decodes all pictures once and writes them to one .mimpack file, which every command reads without "
-            + "decoding: several times faster to train from. The file holds labels, class names and a checksum for each picture.") { data, output };
-        command.SetAction(parsed => Run(terminal, parsed.GetValue(data), parsed.GetValue(output)!));
+            + "decoding: several times faster to train from. The file holds labels, class names and a checksum for each picture.")
+            { data, output, shortSide, threads };
+        command.SetAction(parsed => Run(terminal, parsed.GetValue(data), parsed.GetValue(output)!, new PackOptions
+        {
+            ShortSide = (int)Math.Min(parsed.GetValue(shortSide) ?? 0, int.MaxValue),
+            Threads = (int)Math.Min(parsed.GetValue(threads) ?? 1, 1024),
+        }));
         return command;
     }
 
-    private static int Run(Terminal terminal, string? data, string output)
+    private static int Run(Terminal terminal, string? data, string output, PackOptions options)
     {
         if (!output.EndsWith(".mimpack", StringComparison.OrdinalIgnoreCase)) throw new UsageException($"--out {output}: the file's name must end in .mimpack.");
         if (data is not null && Path.GetFullPath(data) == Path.GetFullPath(output)) throw new UsageException($"--out {output}: is what --data names; give another file.");
         IDisplay display = terminal.Display();
-        List<(IDataset Pictures, Split Split)> parts = [];
-        try
-        {
-            foreach (Split split in new[] { Split.Train, Split.Test })
-                if (Datasets.Has(data, split)) parts.Add((Datasets.Open(data, split), split));
-            IReadOnlyList<string> classes = parts[0].Pictures.Classes;
-            if (parts.Count == 2 && !classes.SequenceEqual(parts[1].Pictures.Classes))
-                throw new DataException($"{data}: train has {classes.Count} classes and test has {parts[1].Pictures.Classes.Count}, or other names; they must be the same.");
-            string name = data is null ? "embedded" : Path.GetFileName(Path.TrimEndingDirectorySeparator(data));
-            using PackWriter writer = new(output, name, classes);
-            List<string> damaged = [];
-            display.Follow("picture", report => Copy(parts, writer, damaged, report, terminal.Stop.Token));
-            writer.Complete();
-            foreach (string sentence in damaged.Take(3)) display.Warn(sentence);
-            if (damaged.Count > 0) display.Warn($"{damaged.Count} pictures could not be read and are not in the pack.");
-            display.Line($"{output}: {writer.Count} pictures, {classes.Count} classes, {Words.Bytes(writer.Bytes)}. Use it with --data {output}.");
-            return 0;
-        }
-        finally
-        {
-            foreach ((IDataset pictures, _) in parts) pictures.Dispose();
-        }
+        using IDataset? train = Datasets.Has(data, Split.Train) ? Datasets.Open(data, Split.Train) : null;
+        using IDataset? test = Datasets.Has(data, Split.Test) ? Datasets.Open(data, Split.Test) : null;
+        PackReport packed = null!;
+        display.Follow("picture", report => packed = Packer.Run(train, test, output, options, new Follower(report), terminal.Stop.Token));
+        if (packed.LeftOut.Failures > 0) display.Warn(packed.LeftOut.Report("left out of the pack"));
+        int classes = (train ?? test)!.Classes.Count;
+        display.Line($"{output}: {packed.Train + packed.Test} pictures, {classes} classes, {Words.Bytes(packed.FileBytes)}. Use it with --data {output}.");
+        return 0;
     }
 
-    private static void Copy(List<(IDataset Pictures, Split Split)> parts, PackWriter writer, List<string> damaged, Action<Progress> report, CancellationToken stop)
+    private sealed class Follower(Action<Progress> report) : IProgress<PackProgress>
     {
-        long total = parts.Sum(p => (long)p.Pictures.Count), done = 0;
-        long start = Stopwatch.GetTimestamp(), last = start;
-        RgbImage picture = new();
-        foreach ((IDataset pictures, Split split) in parts)
-            for (int i = 0; i < pictures.Count; i++)
-            {
-                stop.ThrowIfCancellationRequested();
-                try
-                {
-                    pictures.Read(i, picture);
-                    writer.Add(picture, pictures.Label(i), split);
-                }
-                catch (Exception e) when (e is DataException or ImageFormatException) { damaged.Add(e.Message); }
-                done++;
-                if (Stopwatch.GetElapsedTime(last) < s_reportEvery && done < total) continue;
-                last = Stopwatch.GetTimestamp();
-                double rate = done / Math.Max(1e-9, Stopwatch.GetElapsedTime(start).TotalSeconds);
-                report(new(done, total, TimeSpan.FromSeconds((total - done) / rate), $"{Words.Count(rate)} img/s  {Words.Bytes(writer.Bytes)}"));
-            }
+        private readonly long _start = Stopwatch.GetTimestamp();
+        private long _last;
+
+        public void Report(PackProgress p)
+        {
+            if (_last != 0 && Stopwatch.GetElapsedTime(_last) < s_reportEvery && p.Done < p.Total) return;
+            _last = Stopwatch.GetTimestamp();
+            double rate = p.Done / Math.Max(1e-9, Stopwatch.GetElapsedTime(_start).TotalSeconds);
+            report(new(p.Done, p.Total, TimeSpan.FromSeconds((p.Total - p.Done) / Math.Max(rate, 1e-9)), $"{Words.Count(rate)} img/s  {Words.Bytes(p.Bytes)}"));
+        }
     }
 }

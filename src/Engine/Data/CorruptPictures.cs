@@ -39,14 +39,15 @@ public sealed class CorruptPictures
     }
 
     /// <summary>One sentence for a log: how many, and some by name. Empty when there are none.</summary>
-    public string Report()
+    /// <param name="fate">What became of them.</param>
+    public string Report(string fate = "replaced by the next in order")
     {
         lock (_lock)
         {
             int n = _known.Count;
             if (n == 0) return "";
             string some = string.Join("; ", _first.Take(3).Select(sentence => sentence.TrimEnd('.')));
-            return $"{n} unreadable picture{(n == 1 ? "" : "s")} replaced by the next in order: {some}{(n > 3 ? "; …" : "")}.";
+            return $"{n} unreadable picture{(n == 1 ? "" : "s")} {fate}: {some}{(n > 3 ? "; …" : "")}.";
         }
     }
 
@@ -62,7 +63,7 @@ public sealed class CorruptPictures
             if (_known.Count < EnoughPictures || _reads < Math.Min(EnoughReads, datasetCount) || _failures * 100 <= _reads) return;
         }
         if (failures.Count > 0)
-            throw new DataException($"{name}: {Failures} of {Reads} reads failed, more than 1 %; repair or remove the pictures. {Report()}");
+            throw new DataException($"{name}: {Failures} of {Reads} reads failed, more than 1 %; repair or remove the pictures. {Report("among them")}");
     }
 }
 

@@ -5,12 +5,12 @@ namespace MimEngine.Engine.Data;
 /// <summary>Opens whatever a path holds: the one door through which data comes in.</summary>
 public static class Datasets
 {
-    private const string Layouts = "a .mimpack file, a folder of CIFAR .bin files or of idx files";
+    private const string Layouts = "a .mimpack file, CIFAR .bin files, idx files, or pictures as train/CLASS/*.png, CLASS/*.png or *.png";
 
     /// <summary>Opens <paramref name="split"/> of the data at <paramref name="path"/>; null is the dataset embedded in the program.</summary>
     /// <remarks>
     /// Recognised, in this order: a .mimpack file (<see cref="PackedDataset"/>); a folder of CIFAR .bin files (<see cref="CifarDataset"/>);
-    /// of MNIST-style idx files (<see cref="IdxDataset"/>). A folder that holds nothing but one
+    /// of MNIST-style idx files (<see cref="IdxDataset"/>); of pictures (<see cref="ImageFolder"/>). A folder that holds nothing but one
     /// folder stands for it, as archives unpack that way.
     /// </remarks>
     /// <exception cref="DataException">Nothing is there, nothing there is recognised, or the split does not exist.</exception>
@@ -93,7 +93,8 @@ public static class Datasets
             string here = folder;
             if (CifarDataset.Recognises(here)) return new Source(path, split => CifarDataset.Has(here, split), split => CifarDataset.Open(here, split));
             if (IdxDataset.Recognises(here)) return new Source(path, split => IdxDataset.Has(here, split), split => IdxDataset.Open(here, split));
-            if (Directory.GetDirectories(here) is not [string inner]) throw new DataException($"{path}: holds no pictures; give {Layouts}.");
+            if (ImageFolder.Recognises(here) is { } layout) return new Source(path, layout.Has, layout.Open);
+            if (ImageFolder.OnlyFolder(here) is not { } inner) throw new DataException($"{path}: holds no pictures; give {Layouts}.");
             folder = inner;
         }
     }
