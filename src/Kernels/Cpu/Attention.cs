@@ -4,8 +4,8 @@ using System.Runtime.Intrinsics.X86;
 namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
-/// How attention is cut on the CPU. A chunk is one head of a group of images, with scratch of its own: at most <see cref="MaxChunks"/>
-/// where the heads are fewer, whatever the batch and the threads. Inside, query rows come in tiles whose scores stay in L2.
+/// How attention is cut on the CPU. A chunk is one head of a group of images: at most <see cref="MaxChunks"/> where the heads are fewer,
+/// whatever the batch and the threads. Inside, query rows come in tiles whose scores stay in L2.
 /// </summary>
 internal readonly struct AttentionCut
 {
@@ -32,6 +32,12 @@ internal readonly struct AttentionCut
     public int Chunks => Heads * Groups;
     public int Width => Heads * Depth;
     public float Scale => 1f / MathF.Sqrt(Depth);
+
+    /// <summary>Logits are counted in units of ln 2 inside a tile: q is multiplied by this, a bias by log₂e.</summary>
+    public float BinaryScale => Scale * Log2E;
+
+    public const float Log2E = 1.44269504f;
+    public const float Ln2 = 0.693147181f;
 
     public static AttentionCut Of<TV>(Tensor qkv, int heads) where TV : struct, ILanes<TV>
     {
@@ -60,7 +66,7 @@ internal readonly struct AttentionCut
         return ((int)((long)Images * g / Groups), (int)((long)Images * (g + 1) / Groups));
     }
 
-    /// <summary>Bytes of scratch for a number of floats a chunk, each chunk on cache lines of its own.</summary>
+    /// <summary>Floats of a chunk's working memory, so that each starts on a cache line.</summary>
     public static long ChunkFloats(long floats) => (floats + 15) / 16 * 16;
 }
 
@@ -68,6 +74,33 @@ public sealed unsafe partial class CpuBackend
 {
     private const int AttentionSlot = 2;
     private const int BiasSlot = 3;
+
+    /// <summary>
+    /// Working memory for as many chunks as run at once. A chunk takes any free part, which its thread has probably just used and so has in
+    /// its cache; what it computes does not depend on which.
+    /// </summary>
+    private readonly struct Desks(int* taken, float* memory, long floats, int count)
+    {
+        public const int HeaderBytes = 1024;   // one word a desk, in front of the memory
+        public const int Most = HeaderBytes / sizeof(int);
+
+        public float* Take(out int desk)
+        {
+            for (desk = Environment.CurrentManagedThreadId % count; Interlocked.CompareExchange(ref taken[desk], 1, 0) != 0;)
+                desk = (desk + 1) % count;
+            return memory + desk * floats;
+        }
+
+        public void Leave(int desk) => Volatile.Write(ref taken[desk], 0);
+    }
+
+    private Desks NewDesks(int slot, int chunks, long floats)
+    {
+        int count = Math.Min(Math.Min(Threads, Desks.Most), chunks);
+        byte* at = Scratch(slot, Desks.HeaderBytes + count * floats * sizeof(float));
+        if (!_dry) new Span<int>(at, Desks.Most).Clear();
+        return new Desks((int*)at, (float*)(at + Desks.HeaderBytes), floats, count);
+    }
 
     public override void AttentionForward(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
     {
@@ -83,14 +116,14 @@ public sealed unsafe partial class CpuBackend
     {
         AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
         long floats = AttentionForwardChunks<TV>.Floats(cut);
-        float* scratch = (float*)Scratch(AttentionSlot, cut.Chunks * floats * sizeof(float));
+        Desks desks = NewDesks(AttentionSlot, cut.Chunks, floats);
         _rows.For(cut.Chunks, 1,
-            new AttentionForwardChunks<TV>(cut, y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, scratch, floats));
+            new AttentionForwardChunks<TV>(cut, y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, desks));
     }
 
     /// <summary>One row is one chunk of the cut.</summary>
-    private readonly struct AttentionForwardChunks<TV>(AttentionCut cut, float* y, float* lse, float* qkv, float* bias, float* scratch,
-        long floats) : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct AttentionForwardChunks<TV>(AttentionCut cut, float* y, float* lse, float* qkv, float* bias, Desks desks)
+        : IRowKernel where TV : struct, ILanes<TV>
     {
         /// <summary>kᵀ, v, and a tile of q, scores and outputs.</summary>
         public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats((long)cut.Depth * cut.KeyStride
@@ -99,11 +132,13 @@ public sealed unsafe partial class CpuBackend
         public void Run(int first, int last, int chunk)
         {
             int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width;
-            float* keys = scratch + chunk * floats, values = keys + (long)depth * cut.KeyStride;
+            float* keys = desks.Take(out int desk), values = keys + (long)depth * cut.KeyStride;
             float* queries = values + (long)tokens * cut.DepthStride, outputs = queries + (long)cut.TileRows * cut.DepthStride;
             float* scores = outputs + (long)cut.TileRows * cut.DepthStride;
             int h = chunk / cut.Groups;
             (int from, int to) = cut.Group(chunk);
+            float* pad = stackalloc float[16];
+            HeadRows<TV>.Padding(pad, tokens);
             for (int b = from; b < to; b++)
             {
                 float* q = qkv + (long)b * tokens * row + h * depth;
@@ -112,14 +147,14 @@ public sealed unsafe partial class CpuBackend
                 for (int i = 0; i < tokens; i += cut.TileRows)
                 {
                     int rows = Math.Min(cut.TileRows, tokens - i), padded = SixRows<TV>.Pad(rows);
-                    HeadRows<TV>.Gather(queries, cut.DepthStride, q + (long)i * row, row, rows, depth, cut.Scale);
+                    HeadRows<TV>.Gather(queries, cut.DepthStride, q + (long)i * row, row, rows, depth, cut.BinaryScale);
                     SixRows<TV>.Multiply(scores, cut.KeyStride, queries, cut.DepthStride, 1, keys, cut.KeyStride, padded, cut.KeyVectors,
                         depth, accumulate: false);
                     long at = ((long)b * cut.Heads + h) * tokens + i;
                     for (int r = 0; r < rows; r++)
                     {
                         float* line = bias == null ? null : bias + ((long)h * tokens + i + r) * tokens;
-                        lse[at + r] = Softmax(scores + (long)r * cut.KeyStride, line, out float sum);
+                        lse[at + r] = Softmax(scores + (long)r * cut.KeyStride, line, TV.Load(pad), out float sum);
                         // q is done with: 1/Σ waits in its place for the product with v.
                         queries[(long)r * cut.DepthStride] = 1f / sum;
                     }
@@ -132,37 +167,46 @@ public sealed unsafe partial class CpuBackend
                     }
                 }
             }
+            desks.Leave(desk);
         }
 
-        /// <summary>A row of logits becomes exp(logit − max), not yet divided by its sum; returns ln Σ exp.</summary>
-        private float Softmax(float* s, float* line, out float sum)
+        /// <summary>A row of logits/ln 2 becomes exp(logit − max), not yet divided by its sum; returns ln Σ exp(logit).</summary>
+        private float Softmax(float* s, float* line, TV pad, out float sum)
         {
-            int last = (cut.KeyVectors - 1) * TV.Count, left = cut.Tokens - last;
-            if (line != null) Lines<TV>.Add(s, s, line, cut.Tokens);
-            float max = Lines<TV>.Largest(s, cut.Tokens);
-            TV m = TV.All(max), floor = TV.All(HeadRows<TV>.Floor), s0 = TV.Zero, s1 = TV.Zero;
-            int j = 0;
-            for (; j <= last - 2 * TV.Count; j += 2 * TV.Count)
+            int last = (cut.KeyVectors - 1) * TV.Count;
+            TV units = TV.All(AttentionCut.Log2E), tail = TV.Load(s + last) + pad;
+            if (line != null) tail = TV.MulAdd(units, Lines<TV>.Load(line + last, cut.Tokens - last), tail);
+            tail.Store(s + last);
+            TV largest = tail;
+            for (int j = 0; j < last; j += TV.Count)
             {
-                TV a = VectorMath.ExpWithin(TV.Max(floor, TV.Load(s + j) - m));
-                TV b = VectorMath.ExpWithin(TV.Max(floor, TV.Load(s + j + TV.Count) - m));
-                a.Store(s + j);
-                b.Store(s + j + TV.Count);
+                TV v = TV.Load(s + j);
+                if (line != null)
+                {
+                    v = TV.MulAdd(units, TV.Load(line + j), v);
+                    v.Store(s + j);
+                }
+                largest = TV.Max(largest, v);
+            }
+            float max = largest.Largest();
+            TV m = TV.All(max), s0 = TV.Zero, s1 = TV.Zero;
+            int i = 0;
+            for (; i <= last - TV.Count; i += 2 * TV.Count)
+            {
+                TV a = VectorMath.Exp2(TV.Load(s + i) - m), b = VectorMath.Exp2(TV.Load(s + i + TV.Count) - m);
+                a.Store(s + i);
+                b.Store(s + i + TV.Count);
                 s0 += a;
                 s1 += b;
             }
-            for (; j < last; j += TV.Count)
+            if (i <= last)
             {
-                TV a = VectorMath.ExpWithin(TV.Max(floor, TV.Load(s + j) - m));
-                a.Store(s + j);
+                TV a = VectorMath.Exp2(TV.Load(s + i) - m);
+                a.Store(s + i);
                 s0 += a;
             }
-            // The last vector may hold padding: kept out of the sum, and never read as a key.
-            TV tail = VectorMath.ExpWithin(TV.Max(floor, TV.Load(s + j) - m));
-            tail.Store(s + j);
-            s1 += Lines<TV>.Load(s + j, left);
             sum = (s0 + s1).Sum();
-            return max + MathF.Log(sum);
+            return max * AttentionCut.Ln2 + MathF.Log(sum);
         }
     }
 
@@ -213,8 +257,11 @@ public sealed unsafe partial class CpuBackend
 /// <summary>Moves the rows of one head between the (B, N, 3·C) tensor and scratch.</summary>
 internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
 {
-    /// <summary>Exponents below are cut off here: e^−87 is the last normal float32, and subnormals are slow.</summary>
-    public const float Floor = -87f;
+    /// <summary>What is added to the last vector of a row of logits: 0 on keys, and so little past them that their share is 0.</summary>
+    public static void Padding(float* pad, int tokens)
+    {
+        for (int i = 0; i < TV.Count; i++) pad[i] = i < tokens - (SixRows<TV>.Vectors(tokens) - 1) * TV.Count ? 0f : -1e30f;
+    }
 
     /// <summary>to[r, d] = scale·from[r, d].</summary>
     public static void Gather(float* to, int stride, float* from, int row, int rows, int depth, float scale)

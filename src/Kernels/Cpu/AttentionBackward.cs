@@ -18,10 +18,10 @@ public sealed unsafe partial class CpuBackend
     {
         AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
         long floats = AttentionBackwardChunks<TV>.Floats(cut), square = (long)cut.Tokens * cut.Tokens;
-        float* scratch = (float*)Scratch(AttentionSlot, cut.Chunks * floats * sizeof(float));
+        Desks desks = NewDesks(AttentionSlot, cut.Chunks, floats);
         float* partial = dbias.Wanted ? (float*)Scratch(BiasSlot, cut.Chunks * square * sizeof(float)) : null;
         _rows.For(cut.Chunks, 1, new AttentionBackwardChunks<TV>(cut, dqkv.Wanted ? dqkv.Into.F32 : null, dqkv.Accumulate, partial, dy.F32,
-            y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, scratch, floats));
+            y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, desks));
         if (dbias.Wanted) _rows.For(heads, 1, new BiasSumHeads<TV>(dbias.Into.F32, dbias.Accumulate, partial, cut.Groups, checked((int)square)));
     }
 
@@ -39,7 +39,7 @@ public sealed unsafe partial class CpuBackend
 
     /// <summary>One row is one chunk of the cut.</summary>
     private readonly struct AttentionBackwardChunks<TV>(AttentionCut cut, float* dqkv, bool accumulate, float* dbias, float* dy, float* y,
-        float* lse, float* qkv, float* bias, float* scratch, long floats) : IRowKernel where TV : struct, ILanes<TV>
+        float* lse, float* qkv, float* bias, Desks desks) : IRowKernel where TV : struct, ILanes<TV>
     {
         /// <summary>kᵀ, vᵀ; k, dk, dv; a tile of p and ds; a tile of q, dy, dq, and of δ.</summary>
         public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats(2L * cut.Depth * cut.KeyStride
@@ -51,7 +51,7 @@ public sealed unsafe partial class CpuBackend
             int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, padded = SixRows<TV>.Pad(tokens);
             long keySize = (long)depth * cut.KeyStride, headSize = (long)padded * cut.DepthStride;
             long scoreSize = (long)cut.TileRows * cut.KeyStride, tileSize = (long)cut.TileRows * cut.DepthStride;
-            float* keysAcross = scratch + chunk * floats, valuesAcross = keysAcross + keySize;
+            float* keysAcross = desks.Take(out int desk), valuesAcross = keysAcross + keySize;
             float* keys = valuesAcross + keySize, dk = keys + headSize, dv = dk + headSize;
             float* p = dv + headSize, ds = p + scoreSize, queries = ds + scoreSize, upstream = queries + tileSize, dq = upstream + tileSize;
             float* delta = dq + tileSize;
@@ -69,7 +69,7 @@ public sealed unsafe partial class CpuBackend
                     int rows = Math.Min(cut.TileRows, tokens - i), whole = SixRows<TV>.Pad(rows);
                     long token = (long)b * tokens + i;
                     float* dyRows = dy + token * width + h * depth, yRows = y + token * width + h * depth;
-                    HeadRows<TV>.Gather(queries, cut.DepthStride, q + (long)i * row, row, rows, depth, cut.Scale);
+                    HeadRows<TV>.Gather(queries, cut.DepthStride, q + (long)i * row, row, rows, depth, cut.BinaryScale);
                     HeadRows<TV>.Gather(upstream, cut.DepthStride, dyRows, width, rows, depth, 1f);
                     for (int r = 0; r < rows; r++) delta[r] = Lines<TV>.Dot(dyRows + (long)r * width, yRows + (long)r * width, depth);
 
@@ -89,28 +89,29 @@ public sealed unsafe partial class CpuBackend
                     SixRows<TV>.Multiply(dq, cut.DepthStride, ds, cut.KeyStride, 1, keys, cut.DepthStride, whole, cut.DepthVectors, tokens,
                         accumulate: false);
                     Spread(into + (long)i * row, dq, rows, cut.Scale);
-                    // q in scratch carries the factor 1/√D already.
+                    // q in scratch carries the factor log₂e/√D: ln 2 is left for the end.
                     SixRows<TV>.Multiply(dk, cut.DepthStride, ds, 1, cut.KeyStride, queries, cut.DepthStride, padded, cut.DepthVectors, rows,
                         accumulate: i > 0);
                     SixRows<TV>.Multiply(dv, cut.DepthStride, p, 1, cut.KeyStride, upstream, cut.DepthStride, padded, cut.DepthVectors, rows,
                         accumulate: i > 0);
                 }
                 if (dqkv == null) continue;
-                Spread(into + width, dk, tokens, 1f);
+                Spread(into + width, dk, tokens, AttentionCut.Ln2);
                 Spread(into + 2 * width, dv, tokens, 1f);
             }
+            desks.Leave(desk);
         }
 
-        /// <summary>A row of logits becomes p = exp(logit − lse), a row of dp becomes ds = p·(dp − δ).</summary>
+        /// <summary>A row of logits/ln 2 becomes p = exp(logit − lse), a row of dp becomes ds = p·(dp − δ).</summary>
         private void Scores(float* s, float* dp, float* line, float lseRow, float deltaRow)
         {
-            TV l = TV.All(lseRow), d = TV.All(deltaRow), floor = TV.All(HeadRows<TV>.Floor);
+            TV units = TV.All(AttentionCut.Log2E), l = TV.All(lseRow) * units, d = TV.All(deltaRow);
             int n = cut.KeyVectors * TV.Count, tail = cut.Tokens - TV.Count;
             for (int j = 0; j < n; j += TV.Count)
             {
                 TV logit = TV.Load(s + j) - l;
-                if (line != null) logit += j <= tail ? TV.Load(line + j) : TV.LoadFirst(line + j, cut.Tokens - j);
-                TV e = VectorMath.ExpWithin(TV.Max(floor, logit));
+                if (line != null) logit = TV.MulAdd(units, j <= tail ? TV.Load(line + j) : TV.LoadFirst(line + j, cut.Tokens - j), logit);
+                TV e = VectorMath.Exp2(logit);
                 e.Store(s + j);
                 (e * (TV.Load(dp + j) - d)).Store(dp + j);
             }

@@ -44,6 +44,9 @@ internal unsafe interface ILanes<TSelf> where TSelf : struct, ILanes<TSelf>
     /// <summary>2^n for integer-valued n in [−126, 127].</summary>
     static abstract TSelf PowerOfTwo(TSelf n);
 
+    /// <summary>a·2^n for integer-valued n; below −126 the result is a·2^−126 or less, down to 0.</summary>
+    static abstract TSelf Scale(TSelf a, TSelf n);
+
     /// <summary>The magnitude of <paramref name="magnitude"/> with the sign bit of <paramref name="sign"/>.</summary>
     static abstract TSelf CopySign(TSelf magnitude, TSelf sign);
 
@@ -52,6 +55,8 @@ internal unsafe interface ILanes<TSelf> where TSelf : struct, ILanes<TSelf>
 
     /// <summary>Sum of the lanes, in a fixed tree order.</summary>
     float Sum();
+
+    /// <summary>Largest lane; where one is NaN, any of the lanes.</summary>
     float Largest();
 }
 
@@ -114,6 +119,8 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     public static Lanes16 PowerOfTwo(Lanes16 n)
         => new(((Vector512.ConvertToInt32Native(n.V) + Vector512.Create(127)) << 23).AsSingle());
 
+    public static Lanes16 Scale(Lanes16 a, Lanes16 n) => new(Avx512F.Scale(a.V, n.V));
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 CopySign(Lanes16 magnitude, Lanes16 sign)
         => new(Vector512.ConditionalSelect(Vector512.Create(int.MinValue).AsSingle(), sign.V, magnitude.V));
@@ -126,7 +133,7 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     public float Sum() => new Lanes8(V.GetLower() + V.GetUpper()).Sum();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public float Largest() => new Lanes8(Vector256.Max(V.GetLower(), V.GetUpper())).Largest();
+    public float Largest() => new Lanes8(Avx.Max(V.GetLower(), V.GetUpper())).Largest();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Mask(int n)
@@ -193,6 +200,9 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
         => new(((Vector256.ConvertToInt32Native(n.V) + Vector256.Create(127)) << 23).AsSingle());
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 Scale(Lanes8 a, Lanes8 n) => a * PowerOfTwo(Max(All(-126f), n));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 CopySign(Lanes8 magnitude, Lanes8 sign)
         => new(Vector256.ConditionalSelect(Vector256.Create(int.MinValue).AsSingle(), sign.V, magnitude.V));
 
@@ -210,8 +220,9 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public float Largest()
     {
-        Vector128<float> four = Vector128.Max(V.GetLower(), V.GetUpper());
-        return MathF.Max(MathF.Max(four[0], four[2]), MathF.Max(four[1], four[3]));
+        Vector128<float> four = Sse.Max(V.GetLower(), V.GetUpper()), two = Sse.Max(four, Sse.MoveHighToLow(four, four));
+        float a = two[0], b = two[1];
+        return a > b ? a : b;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -280,6 +291,7 @@ internal readonly unsafe struct Lanes1(float v) : ILanes<Lanes1>
     public static Lanes1 PowerOfTwo(Lanes1 n) => new(BitConverter.Int32BitsToSingle(((int)n.V + 127) << 23));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes1 Scale(Lanes1 a, Lanes1 n) => a * PowerOfTwo(Max(All(-126f), n));
     public static Lanes1 CopySign(Lanes1 magnitude, Lanes1 sign) => new(MathF.CopySign(magnitude.V, sign.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -142,9 +142,10 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
         {
             TV m = TV.Load(x);
             for (i = TV.Count; i <= n - TV.Count; i += TV.Count) m = TV.Max(m, TV.Load(x + i));
-            largest = m.Largest();
+            if (i < n) m = TV.Max(m, TV.Load(x + n - TV.Count));   // overlaps what was seen: a maximum does not mind
+            return m.Largest();
         }
-        for (; i < n; i++) largest = MathF.Max(largest, x[i]);
+        for (; i < n; i++) largest = largest > x[i] ? largest : x[i];
         return largest;
     }
 
