@@ -28,6 +28,21 @@ internal static class Examples
             "  mim pretrain --resume runs/photos                     continue after Ctrl+C, to the same bits",
             "",
         ],
+        "probe" =>
+        [
+            "Examples:",
+            "  mim probe --run runs/kamim-001                        k-NN and a linear classifier, a minute or two",
+            "  mim probe --run runs/kamim-001 --only knn --block 4",
+            "  mim probe --run runs/photos --data photos/ --probe kamim-lp",
+            "",
+        ],
+        "show-masks" =>
+        [
+            "Examples:",
+            "  mim show-masks --data photos/ --pixels 192            what KAMIM hides and weighs in your pictures",
+            "  mim show-masks --data photos/ --pixels 192 --set terms.0.weighting.mark=point --out point.png",
+            "",
+        ],
         "plan" =>
         [
             "Examples:",

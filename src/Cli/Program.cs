@@ -62,7 +62,9 @@ public static class Program
         RootCommand root = new("MimEngine: masked image modelling. Pretrains vision transformers on pictures, and probes what they learned.")
         {
             PretrainCommand.Build(terminal),
+            ProbeCommand.Build(terminal),
             PlanCommand.Build(terminal),
+            ShowMasksCommand.Build(terminal),
             PackCommand.Build(terminal),
             DevicesCommand.Build(terminal),
         };
