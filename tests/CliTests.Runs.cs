@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using MimEngine.Cli;
+using MimEngine.Engine.Imaging;
 using MimEngine.Engine.Runs;
 using NUnit.Framework;
 
@@ -176,4 +177,44 @@ public class CliRunTests
 
     private long[] Steps(string run) => [.. File.ReadAllLines(Path.Combine(In(run), "metrics.jsonl"))
         .Select(l => System.Text.Json.JsonDocument.Parse(l).RootElement.GetProperty("step").GetInt64())];
+
+    [Test]
+    public void Probe_sets_the_pretrained_encoder_beside_a_random_one()
+    {
+        Pretrain("run");
+        using StopSignal stop = new();
+        (int code, string output, string error) = Mim(stop, "probe", "--run", In("run"), "--epochs", "2");
+        Assert.That((code, error), Is.EqualTo((0, "")));
+        foreach (string encoder in new[] { "pretrained", "random-init" })
+            Assert.That(output, Does.Match($@"(?m)^  k-NN k=20 +{encoder} +\d+\.\d\d").And.Match($@"(?m)^  linear +{encoder} +\d+\.\d\d"));
+        Assert.That(output, Does.Contain("standard errors").And.Contain("after block 2 of 2"));
+        string report = Directory.EnumerateFiles(In("run/probes"), "*.json").Single();
+        using System.Text.Json.JsonDocument json = System.Text.Json.JsonDocument.Parse(File.ReadAllText(report));
+        Assert.That(json.RootElement.GetProperty("step").GetInt64(), Is.EqualTo(24));
+
+        Fails(2, "this encoder has 2", "probe", "--run", In("run"), "--block", "3");
+        Fails(2, "did you mean 'kamim-lp'", "probe", "--run", In("run"), "--probe", "kamim-pl");
+        Fails(2, "write knn or linear", "probe", "--run", In("run"), "--only", "both");
+        Fails(2, "did you mean 'pooling'", "probe", "--run", In("run"), "--set", "poling=cls");
+        Fails(1, "no such run folder", "probe", "--run", In("absent"));
+        Fails(2, "'--run' is required", "probe");
+    }
+
+    [Test]
+    public void Show_masks_draws_the_first_crops_of_the_run()
+    {
+        using StopSignal stop = new();
+        (int code, string output, string error) = Mim(stop, "show-masks", "--count", "3", "--out", In("ring.png"));
+        Assert.That((code, error), Is.EqualTo((0, "")));
+        Assert.That(output, Does.Match(@"(?m)^  #\d+ +40 of 64 +\d+\.\d+ +\d+\.\d+$"), "10 of 16 cells, ⌈16·0.6⌉, of 4 patches each");
+        Assert.That(Mim(stop, "show-masks", "--count", "3", "--recipe", "simmim", "--out", In("simmim.png")).Out, Does.Match(@"(?m)^  #\d+ +40 of 64 +1\.00 +1\.00$"));
+        byte[] ring = File.ReadAllBytes(In("ring.png")), again;
+        RgbImage sheet = new();
+        Png.Decode(ring, sheet, "ring.png");
+        Assert.That((sheet.Width, sheet.Height), Is.EqualTo((4 * 134 + 6, 3 * 134 + 6)), "4 columns of 32 px, enlarged 4 times, 6 between");
+        Mim(stop, "show-masks", "--count", "3", "--out", In("ring.png"));
+        again = File.ReadAllBytes(In("ring.png"));
+        Assert.That(again, Is.EqualTo(ring));
+        Fails(1, "the picture was not written", "show-masks", "--out", In("no/such/a.png"));
+    }
 }
