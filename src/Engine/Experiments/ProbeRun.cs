@@ -1,7 +1,6 @@
 using System.Globalization;
 using System.Text;
 using MimEngine.Engine.Data;
-using MimEngine.Engine.Imaging;
 using MimEngine.Engine.Pretraining;
 using MimEngine.Engine.Probing;
 using MimEngine.Engine.Runs;
@@ -160,7 +159,7 @@ public sealed class ProbeRun
     }
 
     private FeatureSet Extract(string who, FrozenEncoder encoder, IDataset data, string split)
-        => FeatureSet.Extract(encoder, data, new AugmentedViews(AugmentConfig.Resize, _run.Encoder.ImagePixels), _options.LoaderThreads,
+        => FeatureSet.Extract(encoder, data, new AugmentedViews(_probe.View, _run.Encoder.ImagePixels), _options.LoaderThreads,
             done => _observer.Progress($"features of the {split} pictures, {who}", done, data.Count), Note, _stop);
 
     private static FeatureSet Labels(IDataset data) => new([], [.. Enumerable.Range(0, data.Count).Select(data.Label)], 0);

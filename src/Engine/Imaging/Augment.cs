@@ -8,6 +8,9 @@ public enum Framing : byte
     /// <summary>A random box of random size and aspect (torchvision's RandomResizedCrop): training.</summary>
     RandomCrop,
 
+    /// <summary>A random box of one draw, its sides cut where they leave the picture: MAE's linear probe (SPEC C.3).</summary>
+    RandomCropOnce,
+
     /// <summary>The whole picture, squashed to a square: KAMIM's probes.</summary>
     Squash,
 
@@ -78,7 +81,12 @@ public sealed class Augmenter(AugmentConfig config)
     /// <param name="planar">(3, S, S), written.</param>
     public void Apply(RgbImage image, ref RngSequence random, int cropPixels, Span<byte> planar)
     {
-        CropBox box = config.Framing == Framing.RandomCrop ? RandomBox(image.Width, image.Height, ref random) : CropBox.Of(image);
+        CropBox box = config.Framing switch
+        {
+            Framing.RandomCrop => RandomBox(image.Width, image.Height, ref random),
+            Framing.RandomCropOnce => OneBox(image.Width, image.Height, ref random),
+            _ => CropBox.Of(image),
+        };
         bool flip = config.VerticalFlip > 0 && random.Uniform() < config.VerticalFlip;
         bool mirror = config.HorizontalFlip > 0 && random.Uniform() < config.HorizontalFlip;
         if (config.Framing != Framing.CenterCrop)
@@ -110,6 +118,17 @@ public sealed class Augmenter(AugmentConfig config)
         (int Width, int Height) most = aspect < config.RatioMin ? (width, Math.Min(height, (int)Math.Round(width / (double)config.RatioMin)))
             : aspect > config.RatioMax ? (Math.Min(width, (int)Math.Round(height * (double)config.RatioMax)), height) : (width, height);
         return new CropBox((width - most.Width) / 2, (height - most.Height) / 2, Math.Max(1, most.Width), Math.Max(1, most.Height));
+    }
+
+    /// <summary>BYOL's rule: a box of random area and aspect, cut to the picture instead of drawn again.</summary>
+    internal CropBox OneBox(int width, int height, ref RngSequence random)
+    {
+        double low = Math.Log(config.RatioMin), high = Math.Log(config.RatioMax);
+        double area = config.CropScaleMin + ((double)config.CropScaleMax - config.CropScaleMin) * random.Uniform();
+        (int w, int h) = BoxSize(width, height, area, low + (high - low) * random.Uniform());
+        (w, h) = (Math.Clamp(w, 1, width), Math.Clamp(h, 1, height));
+        int top = random.Below(height - h + 1), left = random.Below(width - w + 1);
+        return new CropBox(left, top, w, h);
     }
 
     /// <summary>Width √(A·r) and height √(A/r) of a box with the share <paramref name="area"/> of a picture, rounded half to even.</summary>

@@ -68,7 +68,10 @@ public sealed record ProbeConfig
 
     public ClassifierInit Init { get; init; } = ClassifierInit.Mae;
 
-    /// <summary>How training pictures are augmented; none = they are resized plainly, and their features computed only once.</summary>
+    /// <summary>How a picture that is scored is framed: test pictures, and those k-NN compares them with.</summary>
+    public AugmentConfig View { get; init; } = AugmentConfig.Resize;
+
+    /// <summary>How training pictures are augmented; none = they are framed like the scored ones, and their features computed only once.</summary>
     public AugmentConfig? Augment { get; init; }
 
     public BatchMix Mix { get; init; } = BatchMix.None;
@@ -102,6 +105,7 @@ public sealed record ProbeConfig
         Require(Epochs > 0, $"epochs is {Epochs}; it must be positive.");
         Require(Batch > 0, $"batch is {Batch}; it must be positive.");
         Require(Accumulate > 0, $"accumulate is {Accumulate}; 1 means no accumulation.");
+        if ((View.Complaint() ?? Augment?.Complaint()) is { } complaint) throw new ConfigException("Probe: " + complaint);
         Require(Mix == BatchMix.None || Augment is not null,
             "mix needs pictures, but without augment their features are computed once; set augment, or mix to none.");
         Require(Optim.Rate > 0 && double.IsFinite(Optim.Rate), $"optim.rate is {Optim.Rate}; it must be a positive number.");

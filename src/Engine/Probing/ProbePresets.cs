@@ -39,14 +39,13 @@ public static class ProbePresets
     {
         Preset = "mae-lp",
         Pooling = Pooling.Cls,
+        View = AugmentConfig.Evaluation,
         Augment = new AugmentConfig
         {
+            Framing = Framing.RandomCropOnce,
             CropScaleMin = 0.08f,
-            CropScaleMax = 1f,
             Interpolation = Interpolation.Bicubic,
-            Antialias = true,
             HorizontalFlip = 0.5f,
-            VerticalFlip = 0f,
         },
         Batch = 512,
         Optim = Lars() with { Rate = 0.1, RatePerBatch = 256 },
@@ -64,7 +63,8 @@ public static class ProbePresets
         FinalNorm = false,
         BatchNorm = false,
         Init = ClassifierInit.PyTorch,
-        Augment = AugmentConfig.Resize,
+        View = AugmentConfig.Resize with { Antialias = false },
+        Augment = AugmentConfig.Resize with { Antialias = false },
         Mix = BatchMix.MixupCutmix,
         Epochs = 110,
         Batch = 256,
