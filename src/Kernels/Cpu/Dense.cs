@@ -64,28 +64,29 @@ public sealed unsafe partial class CpuBackend
             throw new ArgumentException($"LinearBackward: the bias gradient {db.Into.Shape} does not fit the weight {w.Shape}.");
         switch (Level)
         {
-            case SimdLevel.Vector512: LinearBackward<Lanes16>(dx, dw, db, dy, x, w); break;
-            case SimdLevel.Vector256: LinearBackward<Lanes8>(dx, dw, db, dy, x, w); break;
-            default: LinearBackward<Lanes1>(dx, dw, db, dy, x, w); break;
+            case SimdLevel.Vector512: LinearBackward<Lanes16, Lanes8>(dx, dw, db, dy, x, w); break;
+            case SimdLevel.Vector256: LinearBackward<Lanes8, Lanes8>(dx, dw, db, dy, x, w); break;
+            default: LinearBackward<Lanes1, Lanes1>(dx, dw, db, dy, x, w); break;
         }
     }
 
-    private void LinearBackward<TV>(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w) where TV : struct, ILanes<TV>
+    private void LinearBackward<TV, TA>(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w)
+        where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
         (int m, int n, int k) = (x.Shape.Rows, w.Shape.Rows, w.Shape.Cols);
         if (dx.Wanted)
             MultiplyPlain<TV>(new Product { M = m, N = k, K = n, C = dx.Into.F32, Accumulate = dx.Accumulate }, dy.F32, w.F32);
         float* sums = db.Wanted ? db.Into.F32 : null;
-        if (dw.Wanted) MultiplyTransposed<TV>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, dy.F32, x.F32, n, k, m);
+        if (dw.Wanted) MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, dy.F32, x.F32, n, k, m);
         else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n);
     }
 
-    /// <summary>sums = Σ over rows of x (+ sums): the order, and so the bits, that <see cref="MultiplyTransposed"/> gives too.</summary>
+    /// <summary>sums = Σ over rows of x (+ sums): the order, and so the bits, that the weight gradient gives too.</summary>
     private void ColumnSums<TV>(float* sums, bool accumulate, float* x, int rows, int cols) where TV : struct, ILanes<TV>
     {
-        int tasks = Rows.Chunks(rows, GemmPack.TaskRows);
+        int grain = WeightGradient.BlockTokens(rows), tasks = Rows.Chunks(rows, grain);
         float* partial = GemmScratch((nint)tasks * cols);
-        _rows.For(rows, GemmPack.TaskRows, new ColumnSumRows<TV>(partial, x, cols));
+        _rows.For(rows, grain, new ColumnSumRows<TV>(partial, x, cols));
         AddInOrder<TV>(sums, partial, cols, tasks, accumulate);
     }
 

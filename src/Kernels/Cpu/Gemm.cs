@@ -16,7 +16,7 @@ internal enum Finish : byte
 }
 
 /// <summary>
-/// C = start + A·B, blocked: C is (M, N), A is read where it lies or from panels, B comes in panels. A chunk of rows times a group of
+/// C = start + A·B, blocked: C is (M, N), A is read where it lies, B comes in panels. A chunk of rows times a group of
 /// panels is one unit of work; inside it the blocks of K come first (A's block and B's panel stay in L2), then panels, then tiles
 /// (a panel is read from L2 by every tile, a tile's rows of A stay in L1).
 /// </summary>
@@ -27,10 +27,8 @@ internal unsafe struct Product
     /// <summary>Length of a block of the sum; only the last may be shorter.</summary>
     public int Block;
 
-    /// <summary>Element (m, k) of A: m/AGroup·APanel + m%AGroup·ARow + k·AStep.</summary>
+    /// <summary>(M, K), read where it lies.</summary>
     public float* A;
-    public nint APanel, ARow, AStep;
-    public int AGroup;
 
     /// <summary>Panels of B: block after block BBlock apart, in a block panel after panel BPanel apart, in a panel K rows of Width.</summary>
     public float* B;
@@ -71,7 +69,7 @@ public sealed unsafe partial class CpuBackend
         int width = MicroKernels.Vectors * TV.Count, panels = Ceiling(p.N, width);
         PlaceB<TV>(ref p, GemmScratch(PackedFloats(p.N, p.K, width)));
         _rows.For(panels * Ceiling(p.K, p.Block), 1, new PackColumns(p, width, panels, w));
-        AInPlace<TV>(ref p, x);
+        p.A = x;
         Multiply<TV>(p);
     }
 
@@ -80,38 +78,8 @@ public sealed unsafe partial class CpuBackend
     {
         PlaceB<TV>(ref p, GemmScratch(PackedFloats(p.N, p.K, MicroKernels.Vectors * TV.Count)));
         _rows.For(p.K, GemmPack.TaskRows, new PackRows<TV>(p, b));
-        AInPlace<TV>(ref p, a);
+        p.A = a;
         Multiply<TV>(p);
-    }
-
-    /// <summary>
-    /// c = aᵀ·b (+ c) for row-major a (K, M) and b (K, N): the weight gradient, K being the tokens; with it the column sums of a (+ sums).
-    /// Blocks of tokens are packed and multiplied one after the other, so each element of c is one chain in token order.
-    /// </summary>
-    private void MultiplyTransposed<TV>(float* c, bool accumulate, float* sums, bool accumulateSums, float* a, float* b, int m, int n, int k)
-        where TV : struct, ILanes<TV>
-    {
-        int width = MicroKernels.Vectors * TV.Count, block = BlockLength(k);
-        var p = new Product { M = m, N = n, C = c, AGroup = TV.Count, AStep = TV.Count, Block = block };
-        p.APanel = block * TV.Count + PanelGap;
-        p.ARow = TV.Count == 1 ? p.APanel : 1;
-        p.BPanel = block * width + PanelGap;
-        // Rows packs three vectors at once, so the panels of A come in threes.
-        nint aFloats = Ceiling(m, width) * 3 * p.APanel, bFloats = Ceiling(n, width) * p.BPanel;
-        float* scratch = GemmScratch(aFloats + bFloats + Ceiling(block, GemmPack.TaskRows) * m);
-        p.A = scratch;
-        p.B = scratch + aFloats;
-        float* partial = sums == null ? null : scratch + aFloats + bFloats;
-        Units<TV>(ref p);
-        for (int done = 0; done < k; done += block)
-        {
-            int length = Math.Min(block, k - done);
-            p.K = length;
-            p.Accumulate = accumulate || done > 0;
-            _rows.For(length, GemmPack.TaskRows, new PackBoth<TV>(p, a + (nint)done * m, b + (nint)done * n, partial));
-            if (sums != null) AddInOrder<TV>(sums, partial, m, Ceiling(length, GemmPack.TaskRows), accumulateSums || done > 0);
-            _rows.For(Ceiling(p.M, p.ChunkRows) * p.Groups, 1, new ProductUnits<TV>(p));
-        }
     }
 
     /// <summary>sums = Σ of the rows of partial (+ sums), in row order.</summary>
@@ -136,13 +104,6 @@ public sealed unsafe partial class CpuBackend
         _rows.For(Ceiling(p.M, p.ChunkRows) * p.Groups, 1, new ProductUnits<TV>(p));
     }
 
-    private static void AInPlace<TV>(ref Product p, float* a) where TV : struct, ILanes<TV>
-    {
-        p.A = a;
-        p.AGroup = MicroKernels.Rows<TV>();
-        (p.APanel, p.ARow, p.AStep) = ((nint)p.AGroup * p.K, p.K, 1);
-    }
-
     private static void PlaceB<TV>(ref Product p, float* scratch) where TV : struct, ILanes<TV>
     {
         int width = MicroKernels.Vectors * TV.Count;
@@ -157,7 +118,7 @@ public sealed unsafe partial class CpuBackend
     {
         int panels = Ceiling(p.N, MicroKernels.Vectors * TV.Count);
         int chunks = Math.Max(1, Ceiling(p.M, ChunkTiles * MicroKernels.Rows<TV>()));
-        // Small products, as the weight gradients of narrow networks, get shorter chunks; still whole groups of A's panels.
+        // Small products get shorter chunks.
         p.ChunkRows = (chunks * panels < LeastUnits ? ChunkTiles / 3 : ChunkTiles) * MicroKernels.Rows<TV>();
         chunks = Math.Max(1, Ceiling(p.M, p.ChunkRows));
         p.GroupPanels = Ceiling(panels, Math.Min(panels, Ceiling(LeastUnits, chunks)));
@@ -197,17 +158,6 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
-    private readonly struct PackBoth<TV>(Product p, float* a, float* b, float* partial) : IRowKernel where TV : struct, ILanes<TV>
-    {
-        public void Run(int first, int last, int chunk)
-        {
-            int width = MicroKernels.Vectors * TV.Count;
-            GemmPack.Rows<TV>(p.A + first * TV.Count, p.APanel, 3 * p.APanel, TV.Count, a + (nint)first * p.M, p.M, last - first, p.M,
-                partial == null ? null : partial + (nint)chunk * p.M);
-            GemmPack.Rows<TV>(p.B + first * width, TV.Count, p.BPanel, width, b + (nint)first * p.N, p.N, last - first, p.N, null);
-        }
-    }
-
     private readonly struct ProductUnits<TV>(Product p) : IRowKernel where TV : struct, ILanes<TV>
     {
         public void Run(int first, int last, int chunk)
@@ -224,9 +174,7 @@ public sealed unsafe partial class CpuBackend
             float* branch = stackalloc float[8 * 3 * 16];
             new Span<float>(zeros, 3 * 16).Clear();
             Tile t = default;
-            t.ARow = p.ARow;
-            t.AStep = p.AStep;
-            t.BRow = width;
+            (t.ARow, t.AStep, t.BRow) = (p.K, 1, width);
             for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
             {
                 t.K = Math.Min(p.Block, p.K - k);
@@ -235,13 +183,16 @@ public sealed unsafe partial class CpuBackend
                 {
                     int col = panel * width, cols = Math.Min(width, p.N - col), vectors = Ceiling(cols, TV.Count);
                     t.Tail = cols % TV.Count;
+                    t.B = p.B + block * p.BBlock + panel * p.BPanel;
+                    t.AheadStep = panel == firstPanel && p.Block >= p.K ? tileRows * sizeof(float) : 0;
                     float* bias = starts && p.Bias != null ? p.Bias + col : zeros;
                     for (int row = firstRow; row < lastRow; row += tileRows)
                     {
                         int rows = Math.Min(tileRows, lastRow - row);
                         float* c = p.C + (nint)row * p.N + col;
-                        t.A = p.A + row / p.AGroup * p.APanel + row % p.AGroup * p.ARow + k * p.AStep;
-                        t.B = p.B + block * p.BBlock + panel * p.BPanel;   // the micro-kernel does not change it
+                        t.A = p.A + (nint)row * p.K + k;
+                        // The first panel's tiles fetch the next tile's rows of A, which are one run of memory if K is one block.
+                        t.Ahead = (byte*)(t.A + (nint)tileRows * p.K);
                         bool apart = p.Finish == Finish.Residual, fresh = apart || (starts && !p.Accumulate);
                         t.Start = fresh ? bias : c;
                         t.StartRow = fresh ? 0 : p.N;

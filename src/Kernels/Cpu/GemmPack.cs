@@ -10,7 +10,7 @@ namespace MimEngine.Kernels.Cpu;
 /// </summary>
 internal static class GemmPack
 {
-    /// <summary>Rows that one task packs, and after which a column's sum is put down.</summary>
+    /// <summary>Rows that one task packs.</summary>
     public const int TaskRows = 32;
 
     /// <summary>

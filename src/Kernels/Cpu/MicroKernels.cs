@@ -43,6 +43,10 @@ internal unsafe struct Tile
 
     /// <summary>Columns of the last vector that exist, or 0 for all: nothing outside of them is touched in Start and C.</summary>
     public int Tail;
+
+    /// <summary>Memory that will be wanted soon: every step of k asks L2 for the line at Ahead and moves on AheadStep bytes.</summary>
+    public byte* Ahead;
+    public nint AheadStep;
 }
 
 /// <summary>
@@ -172,26 +176,27 @@ internal static unsafe class MicroKernels
         if (TR.Value > 7) Open<TW, TV, TC>(s + 7 * sRow, tail, ref c70, ref c71, ref c72);
 
         float* a = t.A, b = t.B;
-        nint aStep = t.AStep, bRow = t.BRow;
-        nint r1 = t.ARow, r2 = 2 * r1, r3 = 3 * r1, r4 = 4 * r1, r5 = 5 * r1, r6 = 6 * r1, r7 = 7 * r1;
+        byte* ahead = t.Ahead;
+        nint aStep = t.AStep, bRow = t.BRow, near = Nearing * bRow, aheadStep = t.AheadStep;
+        nint r1 = t.ARow * sizeof(float), r3 = 3 * r1, r5 = 5 * r1, r7 = 7 * r1;
         TV b0 = default, b1 = default, b2 = default;
-        float* near = b + Nearing * bRow;
         for (int k = t.K; k > 0; k--)
         {
-            Sse.Prefetch0(near);
-            if (TC.Value > 1) Sse.Prefetch0(near + TW.Count);
-            if (TC.Value > 2) Sse.Prefetch0(near + 2 * TW.Count);
-            near += bRow;
+            Sse.Prefetch1(ahead);
+            ahead += aheadStep;
+            Sse.Prefetch0(b + near);
+            if (TC.Value > 1) Sse.Prefetch0(b + near + TW.Count);
+            if (TC.Value > 2) Sse.Prefetch0(b + near + 2 * TW.Count);
             Line<TW, TV, TC, TLoose>(b, tail, ref b0, ref b1, ref b2);
             b += bRow;
             Row<TW, TV, TC>(a, b0, b1, b2, ref c00, ref c01, ref c02);
-            if (TR.Value > 1) Row<TW, TV, TC>(a + r1, b0, b1, b2, ref c10, ref c11, ref c12);
-            if (TR.Value > 2) Row<TW, TV, TC>(a + r2, b0, b1, b2, ref c20, ref c21, ref c22);
-            if (TR.Value > 3) Row<TW, TV, TC>(a + r3, b0, b1, b2, ref c30, ref c31, ref c32);
-            if (TR.Value > 4) Row<TW, TV, TC>(a + r4, b0, b1, b2, ref c40, ref c41, ref c42);
-            if (TR.Value > 5) Row<TW, TV, TC>(a + r5, b0, b1, b2, ref c50, ref c51, ref c52);
-            if (TR.Value > 6) Row<TW, TV, TC>(a + r6, b0, b1, b2, ref c60, ref c61, ref c62);
-            if (TR.Value > 7) Row<TW, TV, TC>(a + r7, b0, b1, b2, ref c70, ref c71, ref c72);
+            if (TR.Value > 1) Row<TW, TV, TC>((float*)((byte*)a + r1), b0, b1, b2, ref c10, ref c11, ref c12);
+            if (TR.Value > 2) Row<TW, TV, TC>((float*)((byte*)a + 2 * r1), b0, b1, b2, ref c20, ref c21, ref c22);
+            if (TR.Value > 3) Row<TW, TV, TC>((float*)((byte*)a + r3), b0, b1, b2, ref c30, ref c31, ref c32);
+            if (TR.Value > 4) Row<TW, TV, TC>((float*)((byte*)a + 4 * r1), b0, b1, b2, ref c40, ref c41, ref c42);
+            if (TR.Value > 5) Row<TW, TV, TC>((float*)((byte*)a + r5), b0, b1, b2, ref c50, ref c51, ref c52);
+            if (TR.Value > 6) Row<TW, TV, TC>((float*)((byte*)a + 2 * r3), b0, b1, b2, ref c60, ref c61, ref c62);
+            if (TR.Value > 7) Row<TW, TV, TC>((float*)((byte*)a + r7), b0, b1, b2, ref c70, ref c71, ref c72);
             a += aStep;
         }
 

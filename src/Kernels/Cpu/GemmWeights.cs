@@ -1,0 +1,173 @@
+using System.Runtime.CompilerServices;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>
+/// The weight gradient c = aᵀ·b, small in both extents and long in its sum. A unit of work is a part of c over a range of tokens. It
+/// packs its own tokens block after block, asks for the next block's lines while it multiplies, and never waits for another unit.
+/// Where c alone makes too few units the tokens are cut into ranges whose products are added in range order. Cuts follow from shapes.
+/// </summary>
+internal unsafe struct WeightGradient
+{
+    private const int PartRows = 384;         // of c in a unit: A's block of 400 tokens takes 614 kB of the 2 MB of L2
+    private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
+    private const int LeastUnits = 4;
+    private const int LongestBlock = 400;     // tokens
+
+    /// <summary>Columns of a, columns of b, rows of both.</summary>
+    public int M, N, K;
+    public float* A, B, C;
+    public bool Accumulate;
+
+    /// <summary>(blocks, M) column sums of a, or null.</summary>
+    public float* Sums;
+
+    /// <summary>(ranges, M, N) where the ranges are several.</summary>
+    public float* Partial;
+
+    /// <summary>Packing areas, one a thread, and a word each that says whether it is taken.</summary>
+    public float* Areas;
+    public int* Taken;
+
+    /// <summary>Tokens of a block, blocks of a range, and counts.</summary>
+    public int Block, RangeBlocks, Blocks, Ranges, RowParts, ColParts, Threads;
+
+    public readonly int Units => Ranges * RowParts * ColParts;
+
+    public WeightGradient(int m, int n, int k, int threads)
+    {
+        (M, N, K, Threads) = (m, n, k, threads);
+        Block = BlockTokens(k);
+        Blocks = Ceiling(k, Block);
+        (RowParts, ColParts) = (Ceiling(m, PartRows), Ceiling(n, PartCols));
+        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, Ceiling(LeastUnits, RowParts * ColParts)));
+        Ranges = Ceiling(Blocks, RangeBlocks);
+    }
+
+    /// <summary>Tokens whose products and column sums are one chain: a function of their number alone.</summary>
+    public static int BlockTokens(int k) => Ceiling(Ceiling(k, Ceiling(k, LongestBlock)), 8) * 8;
+
+    /// <summary>First row (or column) of part i of n when an extent is cut into even parts of whole tiles.</summary>
+    public static int PartStart(int extent, int parts, int i) => Math.Min(extent, Ceiling(Ceiling(extent, parts), 48) * 48 * i);
+
+    public static int Ceiling(int a, int b) => (a + b - 1) / b;
+}
+
+public sealed unsafe partial class CpuBackend
+{
+    /// <summary>
+    /// c = aᵀ·b (+ c) for row-major a (K, M) and b (K, N); with it the column sums of a (+ sums). TA are the lanes of half a tile's
+    /// panel of A: eight, or one.
+    /// </summary>
+    private void MultiplyTransposed<TV, TA>(float* c, bool accumulate, float* sums, bool accumulateSums, float* a, float* b,
+        int m, int n, int k) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
+    {
+        var g = new WeightGradient(m, n, k, Threads) { A = a, B = b, C = c, Accumulate = accumulate };
+        nint area = AreaFloats<TV, TA>(g), partial = g.Ranges > 1 ? (nint)g.Ranges * m * n : 0, sumFloats = sums == null ? 0 : (nint)g.Blocks * m;
+        const int flagFloats = 1024;
+        float* scratch = GemmScratch(area * Threads + partial + sumFloats + flagFloats);
+        g.Areas = scratch;
+        g.Partial = partial == 0 ? null : scratch + area * Threads;
+        g.Sums = sums == null ? null : scratch + area * Threads + partial;
+        g.Taken = (int*)(scratch + area * Threads + partial + sumFloats);
+        new Span<int>(g.Taken, Math.Min(Threads, flagFloats)).Clear();
+        _rows.For(g.Units, 1, new WeightUnits<TV, TA>(g, area));
+        if (sums != null) AddInOrder<TV>(sums, g.Sums, m, g.Blocks, accumulateSums);
+        if (g.Partial != null) _rows.For(m, Math.Max(1, ElementGrain / n), new AddRanges<TV>(g));
+    }
+
+    private static nint AreaFloats<TV, TA>(in WeightGradient g) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
+    {
+        int width = MicroKernels.Vectors * TV.Count, rows = WeightGradient.PartStart(g.M, g.RowParts, 1), cols = WeightGradient.PartStart(g.N, g.ColParts, 1);
+        return (nint)Ceiling(rows, 3 * TA.Count) * 3 * (g.Block * TA.Count + PanelGap) + (nint)Ceiling(cols, width) * (g.Block * width + PanelGap);
+    }
+
+    private readonly struct AddRanges<TV>(WeightGradient g) : IRowKernel where TV : struct, ILanes<TV>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            int n = (last - first) * g.N, j = 0;
+            nint stride = (nint)g.M * g.N;
+            float* c = g.C + (nint)first * g.N, p = g.Partial + (nint)first * g.N;
+            for (; j <= n - TV.Count; j += TV.Count)
+            {
+                TV s = g.Accumulate ? TV.Load(c + j) : TV.Zero;
+                for (int r = 0; r < g.Ranges; r++) s += TV.Load(p + r * stride + j);
+                s.Store(c + j);
+            }
+            if (j == n) return;
+            TV tail = g.Accumulate ? TV.LoadFirst(c + j, n - j) : TV.Zero;
+            for (int r = 0; r < g.Ranges; r++) tail += TV.LoadFirst(p + r * stride + j, n - j);
+            tail.StoreFirst(c + j, n - j);
+        }
+    }
+
+    private readonly struct WeightUnits<TV, TA>(WeightGradient g, nint areaFloats) : IRowKernel
+        where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
+    {
+        public void Run(int first, int last, int chunk)
+        {
+            int area = 0;
+            while (Interlocked.CompareExchange(ref g.Taken[area], 1, 0) != 0) area = (area + 1) % g.Threads;
+            for (int unit = first; unit < last; unit++) Unit(unit, g.Areas + area * areaFloats);
+            Volatile.Write(ref g.Taken[area], 0);
+        }
+
+        private void Unit(int unit, float* area)
+        {
+            int part = unit % (g.RowParts * g.ColParts), range = unit / (g.RowParts * g.ColParts);
+            int rowPart = part / g.ColParts, colPart = part % g.ColParts;
+            int row = WeightGradient.PartStart(g.M, g.RowParts, rowPart), rows = WeightGradient.PartStart(g.M, g.RowParts, rowPart + 1) - row;
+            int col = WeightGradient.PartStart(g.N, g.ColParts, colPart), cols = WeightGradient.PartStart(g.N, g.ColParts, colPart + 1) - col;
+            if (rows <= 0 || cols <= 0) return;
+            int width = MicroKernels.Vectors * TV.Count;
+            nint aPanel = g.Block * TA.Count + PanelGap, bPanel = g.Block * width + PanelGap;
+            float* packedB = area + Ceiling(rows, 3 * TA.Count) * 3 * aPanel;
+            float* c = (g.Partial == null ? g.C : g.Partial + (nint)range * g.M * g.N) + (nint)row * g.N + col;
+            int firstBlock = range * g.RangeBlocks, lastBlock = Math.Min(g.Blocks, firstBlock + g.RangeBlocks);
+            for (int block = firstBlock; block < lastBlock; block++)
+            {
+                int k = block * g.Block, length = Math.Min(g.Block, g.K - k);
+                float* sums = g.Sums == null || colPart > 0 ? null : g.Sums + (nint)block * g.M + row;
+                GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, g.A + (nint)k * g.M + row, g.M, length, rows, sums);
+                GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, g.B + (nint)k * g.N + col, g.N, length, cols, null);
+                // The next block of this unit, or the first of the unit that this thread will probably take next.
+                int next = block + 1 < lastBlock ? block + 1 : (unit + g.Threads) / (g.RowParts * g.ColParts) * g.RangeBlocks;
+                int ahead = Math.Min(next * g.Block, g.K);
+                Tiles(c, rows, cols, area, aPanel, packedB, bPanel, length, block > firstBlock || (g.Partial == null && g.Accumulate),
+                    g.A + (nint)ahead * g.M + row, g.B + (nint)ahead * g.N + col, Math.Min(g.Block, g.K - ahead));
+            }
+        }
+
+        /// <summary>One block's tiles; each asks for its share of the next block's rows (nextA, nextB).</summary>
+        [SkipLocalsInit]
+        private void Tiles(float* c, int rows, int cols, float* a, nint aPanel, float* b, nint bPanel, int length, bool accumulate,
+            float* nextA, float* nextB, int nextRows)
+        {
+            int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
+            float* zeros = stackalloc float[3 * 16];
+            new Span<float>(zeros, 3 * 16).Clear();
+            Tile t = default;
+            (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (length, TA.Count == 1 ? aPanel : 1, TA.Count, width, g.N);
+            t.StartRow = accumulate ? g.N : 0;
+            // Rows of a block that are whole rows of the matrix are contiguous: the share of a tile is one run of memory.
+            int wanted = nextRows * (rows + cols), share = Ceiling(wanted, Ceiling(rows, tileRows) * Ceiling(cols, width)), at = 0;
+            t.AheadStep = Math.Min(64, Ceiling(share * sizeof(float), length));
+            for (int j = 0; j < cols; j += width)
+            {
+                int n = Math.Min(width, cols - j), vectors = Ceiling(n, TV.Count);
+                t.Tail = n % TV.Count;
+                t.B = b + j / width * bPanel;
+                for (int i = 0; i < rows; i += tileRows, at += share)
+                {
+                    t.A = a + i / TA.Count * aPanel + i % TA.Count;
+                    t.C = c + (nint)i * g.N + j;
+                    t.Start = accumulate ? t.C : zeros;
+                    int aWanted = nextRows * rows, inB = at - aWanted;
+                    t.Ahead = (byte*)(at < aWanted ? nextA + (nint)(at / rows) * g.M + at % rows : nextB + (nint)(inB / cols) * g.N + inB % cols);
+                    MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, false);
+                }
+            }
+        }
+    }
+}
