@@ -57,12 +57,14 @@ internal static partial class OpCases
             .Output("scales", new(segments)).Output("total", new(1))
             .Run((b, o) => b.ClipScales(o["scales"], o["total"], o["norms"], max, perSegment));
 
+    /// <summary>Small parameters and moments: what one step changes is not lost beside them.</summary>
     private static OpCase Slabs(string name, int slab, UpdateSegment[] segments, bool scales)
-        => new OpCase($"{name}{(scales ? ", scaled" : "")}").Update("p", new(slab)).Input("gradient", new(slab))
+        => new OpCase($"{name}{(scales ? ", scaled" : "")}").Update("p", new(slab), Draws.Normal(0, 1e-3)).Input("gradient", new(slab))
             .When(scales, c => c.Input("scales", new(segments.Length), Draws.Uniform(0.1, 1)));
 
     private static OpCase AdamW(string name, int slab, UpdateSegment[] segments, bool scales)
-        => Slabs($"AdamW of {slab}, {name}", slab, segments, scales).Update("m", new(slab)).Update("v", new(slab), Draws.Uniform(0, 2))
+        => Slabs($"AdamW of {slab}, {name}", slab, segments, scales).Update("m", new(slab), Draws.Normal(0, 1e-2))
+            .Update("v", new(slab), Draws.Uniform(0, 1e-2))
             .Run((b, o) => b.AdamWStep(o["p"], o["m"], o["v"], o["gradient"], o.Maybe("scales"), segments, 0.9f, 0.999f, 1e-8f));
 
     private static OpCase Lars(string name, int slab, UpdateSegment[] segments, bool scales)

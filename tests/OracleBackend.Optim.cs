@@ -23,16 +23,17 @@ internal sealed unsafe partial class OracleBackend
         float beta1, float beta2, float eps)
     {
         double* pp = F(p), pm = F(m), pv = F(v), pg = F(gradient), ps = F(scales);
+        double b1 = (double)(decimal)beta1, b2 = (double)(decimal)beta2;
         for (int s = 0; s < segments.Length; s++)
         {
             UpdateSegment at = segments[s];
-            double lr = at.LearningRate, correction1 = 1 - Math.Pow(beta1, at.Step), correction2 = 1 - Math.Pow(beta2, at.Step);
+            double lr = at.LearningRate, correction1 = 1 - Math.Pow(b1, at.Step), correction2 = 1 - Math.Pow(b2, at.Step);
             for (long i = at.Offset; i < at.Offset + at.Length; i++)
             {
                 double g = pg[i] * (ps == null ? 1 : ps[s]);
                 pp[i] *= 1 - lr * at.WeightDecay;
-                pm[i] = beta1 * pm[i] + (1 - (double)beta1) * g;
-                pv[i] = beta2 * pv[i] + (1 - (double)beta2) * g * g;
+                pm[i] = b1 * pm[i] + (1 - b1) * g;
+                pv[i] = b2 * pv[i] + (1 - b2) * g * g;
                 pp[i] -= lr / correction1 * pm[i] / (Math.Sqrt(pv[i]) / Math.Sqrt(correction2) + eps);
             }
         }

@@ -31,6 +31,10 @@ public abstract partial class Backend
     /// p ← p − lr/(1 − β1^t) · m / (√v/√(1 − β2^t) + eps).
     /// </summary>
     /// <param name="p">master slab, updated. m, v: moment slabs, updated.</param>
+    /// <param name="beta1">
+    /// Meant as the decimal that was written: 0.9f is 0.9. From the exact double of 0.999f, 1 − β2 would be off by 1.3e-5.
+    /// </param>
+    /// <param name="beta2">Likewise.</param>
     /// <param name="scales">(S) float32, one a segment in list order, or none for 1.</param>
     public abstract void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
         float beta1, float beta2, float eps);
