@@ -10,8 +10,11 @@ namespace MimEngine.Tests;
 [TestFixture]
 public class CliRunTests
 {
-    private static readonly string[] s_small = ["--vit", "micro", "--batch", "16", "--steps", "24", "--seed", "5", "--set", "run.checkpointEveryEpochs=0.005",
-        "--set", "run.logEverySteps=2"];
+    private static readonly string[] s_small =
+    [
+        "--vit", "micro", "--batch", "16", "--steps", "24", "--seed", "5", "--set", "run.checkpointEveryEpochs=0.005",
+        "--set", "run.logEverySteps=2",
+    ];
 
     private string _root = "";
 
@@ -51,9 +54,12 @@ public class CliRunTests
     public void A_run_leaves_everything_that_is_promised_in_its_folder()
     {
         string output = Pretrain("run");
-        Assert.That(output, Does.Contain("step 24/24").And.Contain("img/s").And.Contain("loss").And.Contain("data wait").And.Contain("mim probe --run"));
-        string[] files = [.. Directory.EnumerateFiles(In("run"), "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(In("run"), f).Replace('\\', '/'))];
-        Assert.That(files, Is.SupersetOf(new[] { "config.json", "environment.json", "metrics.jsonl", "checkpoints/step-00000024.safetensors" }));
+        Assert.That(output, Does.Contain("step 24/24").And.Contain("img/s").And.Contain("loss").And.Contain("data wait")
+            .And.Contain("mim probe --run"));
+        string[] files = [.. Directory.EnumerateFiles(In("run"), "*", SearchOption.AllDirectories)
+            .Select(f => Path.GetRelativePath(In("run"), f).Replace('\\', '/'))];
+        Assert.That(files, Is.SupersetOf(new[] { "config.json", "environment.json", "metrics.jsonl",
+            "checkpoints/step-00000024.safetensors" }));
         Assert.That(files.Count(f => f.StartsWith("checkpoints/")), Is.EqualTo(2));
         Assert.That(files.Count(f => f.StartsWith("pictures/") && f.EndsWith(".png")), Is.EqualTo(1));
         Assert.That(files.Count(f => f.StartsWith("events.out.tfevents.")), Is.EqualTo(1));
@@ -105,9 +111,11 @@ public class CliRunTests
         int killed = 0;
         for (int start = 0; start < 40; start++)
         {
-            string[] args = Directory.Exists(In("killed")) && File.Exists(In("killed/config.json")) ? ["--resume", In("killed")] : [.. s_small, "--out", In("killed")];
-            if (args[0] != "--resume" && Directory.Exists(In("killed"))) Directory.Delete(In("killed"), recursive: true);   // killed while it was made
-            using Process child = Process.Start(new ProcessStartInfo(Environment.ProcessPath is { } host && Path.GetFileNameWithoutExtension(host) == "dotnet" ? host : "dotnet",
+            string[] args = Directory.Exists(In("killed")) && File.Exists(In("killed/config.json")) ? ["--resume", In("killed")]
+                : [.. s_small, "--out", In("killed")];
+            // killed while it was made
+            if (args[0] != "--resume" && Directory.Exists(In("killed"))) Directory.Delete(In("killed"), recursive: true);
+            using Process child = Process.Start(new ProcessStartInfo("dotnet",
                 [program, "pretrain", .. args]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
             if (killed < 5)
             {
@@ -207,7 +215,8 @@ public class CliRunTests
         (int code, string output, string error) = Mim(stop, "show-masks", "--count", "3", "--out", In("ring.png"));
         Assert.That((code, error), Is.EqualTo((0, "")));
         Assert.That(output, Does.Match(@"(?m)^  #\d+ +40 of 64 +\d+\.\d+ +\d+\.\d+$"), "10 of 16 cells, ⌈16·0.6⌉, of 4 patches each");
-        Assert.That(Mim(stop, "show-masks", "--count", "3", "--recipe", "simmim", "--out", In("simmim.png")).Out, Does.Match(@"(?m)^  #\d+ +40 of 64 +1\.00 +1\.00$"));
+        Assert.That(Mim(stop, "show-masks", "--count", "3", "--recipe", "simmim", "--out", In("simmim.png")).Out,
+            Does.Match(@"(?m)^  #\d+ +40 of 64 +1\.00 +1\.00$"));
         byte[] ring = File.ReadAllBytes(In("ring.png")), again;
         RgbImage sheet = new();
         Png.Decode(ring, sheet, "ring.png");

@@ -110,7 +110,8 @@ public class CliTests
             using StopSignal stop = new();
             stop.Request(130);
             StringWriter error = new();
-            Assert.That(Program.Run(["pack", "--out", Path.Combine(folder, "a.mimpack")], new Terminal(TextWriter.Null, error, Live: false, stop)), Is.EqualTo(130));
+            Terminal terminal = new(TextWriter.Null, error, Live: false, stop);
+            Assert.That(Program.Run(["pack", "--out", Path.Combine(folder, "a.mimpack")], terminal), Is.EqualTo(130));
             Assert.That(Directory.GetFileSystemEntries(folder), Is.Empty);
             Assert.That(error.ToString(), Does.Not.Contain("   at "));
         }
@@ -128,7 +129,8 @@ public class CliTests
     [TestCase(2, "no such file", "--recipe", "absent.json")]
     [TestCase(1, "absent-data: there is no such file or folder", "--data", "absent-data")]
     [TestCase(1, "fewer than one batch", "--batch", "100000")]
-    public void A_setting_that_makes_no_sense_is_refused_before_anything_runs(int code, string says, params string[] args) => Fails(code, says, ["plan", .. args]);
+    public void A_setting_that_makes_no_sense_is_refused_before_anything_runs(int code, string says, params string[] args)
+        => Fails(code, says, ["plan", .. args]);
 
     [Test]
     public void A_recipe_file_is_read_strictly()
@@ -152,5 +154,6 @@ public class CliTests
 
     [Test]
     public void A_ViT_B_step_at_192_pixels_costs_75_GFLOP_an_image()
-        => Assert.That(StepCost.Of(Recipes.Kamim()).Total, Is.EqualTo(77.4e9).Within(1).Percent, "12 blocks of 145 tokens, 768 wide: 25.8 forward, twice that backward");
+        => Assert.That(StepCost.Of(Recipes.Kamim()).Total, Is.EqualTo(77.4e9).Within(1).Percent,
+            "12 blocks of 145 tokens, 768 wide: 25.8 forward, twice that backward");
 }

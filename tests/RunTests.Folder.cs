@@ -20,13 +20,15 @@ public class RunFolderTests
 
     private string In(string name) => Path.Combine(_root, name);
 
-    private static readonly EnvironmentRecord s_environment = new("0.1.0", ".NET 10", "Debian", "a CPU", "cpu", 2, "Vector512", "mim pretrain",
+    private static readonly EnvironmentRecord s_environment = new("0.1.0", ".NET 10", "Debian", "a CPU", "cpu", 2, "Vector512",
+        "mim pretrain",
         "2026-01-02T03:04:05Z");
 
     [Test]
     public void Numbered_runs_take_the_next_free_number()
     {
-        using RunDirectory first = RunDirectory.CreateNumbered(_root, "kamim-small", "{}"), second = RunDirectory.CreateNumbered(_root, "kamim-small", "{}");
+        using RunDirectory first = RunDirectory.CreateNumbered(_root, "kamim-small", "{}");
+        using RunDirectory second = RunDirectory.CreateNumbered(_root, "kamim-small", "{}");
         Directory.CreateDirectory(In("kamim-small-007"));
         Directory.CreateDirectory(In("kamim-small-x"));
         using RunDirectory third = RunDirectory.CreateNumbered(_root, "kamim-small", "{}");
@@ -39,7 +41,8 @@ public class RunFolderTests
     public void Twenty_runs_started_together_take_twenty_folders()
     {
         RunDirectory[] runs = new RunDirectory[20];
-        Thread[] threads = [.. Enumerable.Range(0, runs.Length).Select(i => new Thread(() => runs[i] = RunDirectory.CreateNumbered(_root, "r", "{}")))];
+        Thread[] threads = [.. Enumerable.Range(0, runs.Length)
+            .Select(i => new Thread(() => runs[i] = RunDirectory.CreateNumbered(_root, "r", "{}")))];
         foreach (Thread thread in threads) thread.Start();
         foreach (Thread thread in threads) thread.Join();
         Assert.That(runs.Select(r => r.Path).Distinct().Count(), Is.EqualTo(20));
@@ -65,7 +68,8 @@ public class RunFolderTests
         File.WriteAllText(In("file"), "x");
         RunDirectory.Create(In("run"), "{}").Dispose();
         void Refused(Action action, string says)
-            => Assert.That(Assert.Throws<RunException>(() => action())!.Message, Does.Contain(says).And.StartsWith(_root).And.Not.Contain("\n"));
+            => Assert.That(Assert.Throws<RunException>(() => action())!.Message, Does.Contain(says).And.StartsWith(_root)
+                .And.Not.Contain("\n"));
         Refused(() => RunDirectory.Create(In("photos"), "{}"), "is not empty");
         Refused(() => RunDirectory.Create(In("file"), "{}"), "is a file");
         Refused(() => RunDirectory.Create(In("file/below"), "{}"), "cannot be used");
@@ -82,11 +86,13 @@ public class RunFolderTests
         {
             // Root may write anywhere but in the kernel's own tree.
             if (!Directory.Exists("/proc/self")) Assert.Ignore("needs a folder that this user cannot write");
-            Assert.That(Assert.Throws<RunException>(() => RunDirectory.Create("/proc/self/run", "{}"))!.Message, Does.Contain("cannot be used"));
+            Assert.That(Assert.Throws<RunException>(() => RunDirectory.Create("/proc/self/run", "{}"))!.Message,
+                Does.Contain("cannot be used"));
             return;
         }
         Directory.CreateDirectory(In("locked"), UnixFileMode.UserRead | UnixFileMode.UserExecute);
-        Assert.That(Assert.Throws<RunException>(() => RunDirectory.Create(In("locked/run"), "{}"))!.Message, Does.Contain("cannot be used"));
+        Assert.That(Assert.Throws<RunException>(() => RunDirectory.Create(In("locked/run"), "{}"))!.Message,
+            Does.Contain("cannot be used"));
     }
 
     [Test]
@@ -123,7 +129,8 @@ public class RunFolderTests
     public void A_resumed_log_never_repeats_a_step_and_loses_a_torn_line(string torn, long resumed)
     {
         using (MetricsLog log = MetricsLog.Open(In("m.jsonl"), 0))
-            foreach (long step in new long[] { 10, 20, 30, 40 }.Where(s => torn.Length == 0 || s < 30)) log.Write(step, [new("loss", step)]);
+            foreach (long step in new long[] { 10, 20, 30, 40 }.Where(s => torn.Length == 0 || s < 30))
+                log.Write(step, [new("loss", step)]);
         File.AppendAllText(In("m.jsonl"), torn);
         using (MetricsLog log = MetricsLog.Open(In("m.jsonl"), resumed)) log.Write(50, [new("loss", 50)]);
         long[] steps = [.. File.ReadAllLines(In("m.jsonl")).Select(l => JsonDocument.Parse(l).RootElement.GetProperty("step").GetInt64())];
@@ -144,16 +151,20 @@ public class RunFolderTests
         using (EventFile events = EventFile.Create(_root, 250, () => time)) events.Scalar(251, "loss", 1);
 
         string[] files = [.. Directory.EnumerateFiles(_root).Order(StringComparer.Ordinal)];
-        Assert.That(files.Select(Path.GetFileName), Is.EqualTo(new[] { "events.out.tfevents.1700000000.mim", "events.out.tfevents.1700000001.mim" }));
+        Assert.That(files.Select(Path.GetFileName), Is.EqualTo(new[] { "events.out.tfevents.1700000000.mim",
+            "events.out.tfevents.1700000001.mim" }));
         List<Dictionary<int, object>> first = Events(files[0]), second = Events(files[1]);
-        Assert.That(File.ReadAllBytes(files[0])[..12], Is.EqualTo(new byte[] { 0x18, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22 }), "the start of every such file");
+        Assert.That(File.ReadAllBytes(files[0])[..12], Is.EqualTo(new byte[] { 0x18, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22 }),
+            "the start of every such file");
         Assert.That(Encoding.UTF8.GetString((byte[])first[0][3]), Is.EqualTo("brain.Event:2"));
         Assert.That(BitConverter.UInt64BitsToDouble((ulong)first[0][1]), Is.EqualTo(time));
 
         Dictionary<int, object> loss = Value(first[1]), negative = Value(first[2]), picture = Value(first[3]);
         Assert.That((first[1][2], first[2][2], first[3][2]), Is.EqualTo((7ul, 300ul, 300ul)));
-        Assert.That((Encoding.UTF8.GetString((byte[])loss[1]), BitConverter.UInt32BitsToSingle((uint)loss[2])), Is.EqualTo(("loss", 0.125f)));
-        Assert.That((Encoding.UTF8.GetString((byte[])negative[1]), BitConverter.UInt32BitsToSingle((uint)negative[2])), Is.EqualTo(("a/é", -1e30f)));
+        Assert.That((Encoding.UTF8.GetString((byte[])loss[1]), BitConverter.UInt32BitsToSingle((uint)loss[2])),
+            Is.EqualTo(("loss", 0.125f)));
+        Assert.That((Encoding.UTF8.GetString((byte[])negative[1]), BitConverter.UInt32BitsToSingle((uint)negative[2])),
+            Is.EqualTo(("a/é", -1e30f)));
         Dictionary<int, object> image = Message((byte[])picture[4]);
         Assert.That((image[1], image[2], image[3]), Is.EqualTo((200ul, 640ul, 3ul)));
         Assert.That((byte[])image[4], Is.EqualTo(png));
@@ -181,7 +192,8 @@ public class RunFolderTests
         {
             int length = (int)BinaryPrimitives.ReadUInt64LittleEndian(all.AsSpan(at));
             Assert.That(BinaryPrimitives.ReadUInt32LittleEndian(all.AsSpan(at + 8)), Is.EqualTo(Mask(all.AsSpan(at, 8))));
-            Assert.That(BinaryPrimitives.ReadUInt32LittleEndian(all.AsSpan(at + 12 + length)), Is.EqualTo(Mask(all.AsSpan(at + 12, length))));
+            Assert.That(BinaryPrimitives.ReadUInt32LittleEndian(all.AsSpan(at + 12 + length)),
+                Is.EqualTo(Mask(all.AsSpan(at + 12, length))));
             events.Add(Message(all[(at + 12)..(at + 12 + length)]));
             at += 16 + length;
         }

@@ -37,7 +37,8 @@ public class WeightNameTests
         ["encoder.patch_embed.proj.weight"] = [4], ["encoder.patch_embed.proj.bias"] = [5],
         ["encoder.rel_pos_bias.relative_position_bias_table"] = [6],
         ["encoder.blocks.11.attn.relative_position_bias_table"] = [7],
-        ["encoder.blocks.11.attn.qkv.weight"] = [8, 9, 10], ["encoder.blocks.11.attn.q_bias"] = [11, 12], ["encoder.blocks.11.attn.v_bias"] = [13, 14],
+        ["encoder.blocks.11.attn.qkv.weight"] = [8, 9, 10], ["encoder.blocks.11.attn.q_bias"] = [11, 12],
+        ["encoder.blocks.11.attn.v_bias"] = [13, 14],
         ["encoder.blocks.11.attn.proj.weight"] = [15], ["encoder.blocks.11.attn.proj.bias"] = [16],
         ["encoder.blocks.11.gamma_1"] = [17], ["encoder.blocks.11.gamma_2"] = [18],
         ["encoder.blocks.11.mlp.fc1.weight"] = [19], ["encoder.blocks.11.norm2.bias"] = [20],
@@ -50,7 +51,8 @@ public class WeightNameTests
         Dictionary<string, float[]> theirs = Kamim(12), ours = WeightNames.FromKamim(theirs);
         const string attention = "vit.encoder.layer.10.attention.attention.";
         Assert.That(ours["blocks.10.attn.qkv.weight"],
-            Is.EqualTo([.. theirs[attention + "query.weight"], .. theirs[attention + "key.weight"], .. theirs[attention + "value.weight"]]));
+            Is.EqualTo([.. theirs[attention + "query.weight"], .. theirs[attention + "key.weight"],
+                .. theirs[attention + "value.weight"]]));
         Assert.That(ours["blocks.10.attn.qkv.bias"],
             Is.EqualTo([.. theirs[attention + "query.bias"], .. theirs[attention + "key.bias"], .. theirs[attention + "value.bias"]]));
         Assert.That(ours["blocks.1.norm1.weight"], Is.EqualTo(theirs["vit.encoder.layer.1.layernorm_before.weight"]));
@@ -58,7 +60,8 @@ public class WeightNameTests
         Assert.That(ours["blocks.0.mlp.fc2.weight"], Is.EqualTo(theirs["vit.encoder.layer.0.output.dense.weight"]));
         Assert.That(ours["blocks.0.attn.proj.weight"], Is.EqualTo(theirs["vit.encoder.layer.0.attention.output.dense.weight"]));
         Assert.That(ours["decoder.bias"], Is.EqualTo(theirs["decoder.0.bias"]));
-        Assert.That(ours.Keys.Where(k => !k.StartsWith("blocks.")).Order(), Is.EqualTo(new[] { "cls_token", "decoder.bias", "decoder.weight", "mask_token",
+        Assert.That(ours.Keys.Where(k => !k.StartsWith("blocks.")).Order(),
+            Is.EqualTo(new[] { "cls_token", "decoder.bias", "decoder.weight", "mask_token",
             "norm.bias", "norm.weight", "patch_embed.proj.bias", "patch_embed.proj.weight", "pos_embed" }));
         Assert.That(ours.Values.Sum(v => v.Length), Is.EqualTo(theirs.Values.Sum(v => v.Length)), "no number is lost");
     }
@@ -71,7 +74,8 @@ public class WeightNameTests
         Assert.That(ours["blocks.11.attn.qkv.weight"], Is.EqualTo(new float[] { 8, 9, 10 }));
         Assert.That(ours["blocks.11.attn.rel_pos_bias.relative_position_bias_table"], Is.EqualTo(new float[] { 7 }));
         Assert.That(ours["rel_pos_bias.relative_position_bias_table"], Is.EqualTo(new float[] { 6 }));
-        Assert.That((ours["blocks.11.ls1.gamma"][0], ours["blocks.11.ls2.gamma"][0], ours["decoder.weight"][0]), Is.EqualTo((17f, 18f, 22f)));
+        Assert.That((ours["blocks.11.ls1.gamma"][0], ours["blocks.11.ls2.gamma"][0], ours["decoder.weight"][0]),
+            Is.EqualTo((17f, 18f, 22f)));
         Assert.That(ours, Has.Count.EqualTo(17));
     }
 

@@ -83,7 +83,8 @@ public class WeightTests
     [Test]
     public void Halves_and_bfloats_widen_exactly()
     {
-        byte[] bytes = File("""{"h":{"dtype":"F16","shape":[4],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]}}""", 14);
+        byte[] bytes = File(
+            """{"h":{"dtype":"F16","shape":[4],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]}}""", 14);
         ushort[] bits = [0x3C00, 0xC000, 0x0001, 0x7C00, 0x3F80, 0xC040, 0x0001];   // 1 -2 2^-24 inf | 1 -3 2^-133
         for (int i = 0; i < 7; i++) BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(bytes.Length - 14 + 2 * i), bits[i]);
         using SafeTensors file = SafeTensors.Read(bytes, "halves");
@@ -92,10 +93,13 @@ public class WeightTests
         Assert.That(file.Doubles("b")[1], Is.EqualTo(-3.0));
     }
 
-    [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8, "Duplicate")]
+    [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8,
+        "Duplicate")]
     [TestCase("""{"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8, "Duplicate")]
-    [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}""", 12, "overlap")]
-    [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}""", 16, "hole")]
+    [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}""", 12,
+        "overlap")]
+    [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}""", 16,
+        "hole")]
     [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}""", 12, "hole")]
     [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 12, "4 bytes follow")]
     [TestCase("""{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 7, "truncated")]
@@ -174,7 +178,8 @@ public class WeightTests
                     case 2: n = 1 + Next(n); break;
                     case 3: bytes[Next(3)] = (byte)Next(256); break;
                     case 4:
-                        int from = 8 + Next(header), to = 8 + Next(header), length = Math.Min(Next(24), original.Length - Math.Max(from, to));
+                        int from = 8 + Next(header), to = 8 + Next(header);
+                        int length = Math.Min(Next(24), original.Length - Math.Max(from, to));
                         Buffer.BlockCopy(original, from, bytes, to, length);
                         break;
                     default: bytes[8 + Next(header)] = tokens[Next(tokens.Length)]; break;

@@ -16,7 +16,8 @@ internal static class DevicesCommand
 
     private static int Run(IDisplay display, int threads)
     {
-        display.Table("Devices", ["name", "usable", "what it is"], [.. new[] { "cpu", "cuda", "opencl", "sim" }.Select(name => Row(name, threads))]);
+        string[] names = ["cpu", "cuda", "opencl", "sim"];
+        display.Table("Devices", ["name", "usable", "what it is"], [.. names.Select(name => Row(name, threads))]);
         display.Line($"CPU: {Machine.CpuName()}. Choose with --device NAME; the cpu is the default.");
         return 0;
     }

@@ -21,7 +21,8 @@ public sealed record Terminal(TextWriter Out, TextWriter Error, bool Live, StopS
 internal readonly record struct Progress(long Done, long Total, TimeSpan? Remaining, string Numbers)
 {
     /// <summary>"step 20/100  loss 0.512  left 12 s".</summary>
-    public string Line(string unit) => $"{unit} {Done}/{Total}  {Numbers}{(Remaining is { } left ? $"  left {Words.Duration(left)}" : "")}".TrimStart();
+    public string Line(string unit)
+        => $"{unit} {Done}/{Total}  {Numbers}{(Remaining is { } left ? $"  left {Words.Duration(left)}" : "")}".TrimStart();
 }
 
 /// <summary>What commands show to people.</summary>
@@ -87,7 +88,10 @@ internal sealed class LiveDisplay : IDisplay
     {
         Table table = new() { Title = new TableTitle(Markup.Escape(title)), Border = TableBorder.Rounded };
         for (int i = 0; i < columns.Length; i++)
-            table.AddColumn(new TableColumn(Markup.Escape(columns[i])) { Alignment = Words.IsNumeric(rows, i) ? Justify.Right : Justify.Left });
+        {
+            Justify side = Words.IsNumeric(rows, i) ? Justify.Right : Justify.Left;
+            table.AddColumn(new TableColumn(Markup.Escape(columns[i])) { Alignment = side });
+        }
         foreach (string[] row in rows) table.AddRow([.. row.Select(Markup.Escape)]);
         _console.Write(table);
     }
@@ -125,17 +129,20 @@ internal static class Words
 
     /// <summary>Three significant figures, "0.512" or "1.00e-04".</summary>
     public static string Short(double value) => value == 0 || Math.Abs(value) is >= 1e-3 and < 1e5
-        ? value.ToString(Math.Abs(value) switch { >= 100 => "0", >= 10 => "0.0", >= 1 => "0.00", _ => "0.0000" }, CultureInfo.InvariantCulture)
+        ? value.ToString(Math.Abs(value) switch { >= 100 => "0", >= 10 => "0.0", >= 1 => "0.00", _ => "0.0000" },
+            CultureInfo.InvariantCulture)
         : value.ToString("0.00e+00", CultureInfo.InvariantCulture);
 
     /// <summary>Whether every cell of a column starts like a number.</summary>
     internal static bool IsNumeric(IReadOnlyList<string[]> rows, int column)
-        => rows.Count > 0 && rows.All(r => r[column].Length > 0 && (char.IsAsciiDigit(r[column][0]) || r[column] == "–" || (r[column].Length > 1 && r[column][0] is '-' or '+')));
+        => rows.Count > 0 && rows.All(r => r[column].Length > 0 && (char.IsAsciiDigit(r[column][0]) || r[column] == "–"
+            || (r[column].Length > 1 && r[column][0] is '-' or '+')));
 
     private static string Scaled(double value, int step, string[] units)
     {
         int unit = 0;
         for (; Math.Abs(value) >= step && unit < units.Length - 1; unit++) value /= step;
-        return value.ToString(unit == 0 || Math.Abs(value) >= 100 ? "0" : Math.Abs(value) >= 10 ? "0.0" : "0.00", CultureInfo.InvariantCulture) + " " + units[unit];
+        return value.ToString(unit == 0 || Math.Abs(value) >= 100 ? "0" : Math.Abs(value) >= 10 ? "0.0" : "0.00",
+            CultureInfo.InvariantCulture) + " " + units[unit];
     }
 }

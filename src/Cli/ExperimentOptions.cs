@@ -9,26 +9,33 @@ internal sealed class ExperimentOptions
 {
     private readonly Option<string?> _recipe = Options.Text("--recipe", "NAME",
         $"What to train: {string.Join(", ", Recipes.ByName.Keys)}, or a .json file that changes one of them. [kamim]");
-    private readonly Option<string?> _vit = Options.Text("--vit", "SIZE", $"Size of the encoder: {string.Join(", ", VitConfig.Sizes.Keys)}. [base; mini for the embedded pictures]");
-    private readonly Option<long?> _pixels = Options.Number("--pixels", "N", "Side of the crops; patches and mask cells follow. [the recipe's; 32 for the embedded pictures]", least: 16);
+    private readonly Option<string?> _vit = Options.Text("--vit", "SIZE",
+        $"Size of the encoder: {string.Join(", ", VitConfig.Sizes.Keys)}. [base; mini for the embedded pictures]");
+    private readonly Option<long?> _pixels = Options.Number("--pixels", "N",
+        "Side of the crops; patches and mask cells follow. [the recipe's; 32 for the embedded pictures]", least: 16);
     private readonly Option<long?> _epochs = Options.Number("--epochs", "N",
-        "Passes over the pictures; the schedule spans them, with rates for short runs. [the recipe's; 20 for the embedded pictures]", least: 1);
-    private readonly Option<long?> _batch = Options.Number("--batch", "N", "Pictures of one pass through the network. [the recipe's; 64 for the embedded pictures]", least: 1);
+        "Passes over the pictures; the schedule spans them, with rates for short runs. [the recipe's; 20 for the embedded pictures]",
+        least: 1);
+    private readonly Option<long?> _batch = Options.Number("--batch", "N",
+        "Pictures of one pass through the network. [the recipe's; 64 for the embedded pictures]", least: 1);
     private readonly Option<long?> _steps = Options.Number("--steps", "N", "Updates, whatever the epochs say.", least: 1);
-    private readonly Option<long?> _seed = Options.Number("--seed", "N", "Names every random number; the same seed gives the same bits. [0]");
+    private readonly Option<long?> _seed = Options.Number("--seed", "N",
+        "Names every random number; the same seed gives the same bits. [0]");
     private readonly Option<string[]> _set = Options.Set("--set terms.0.weighting.temperature=0.5. A run's config.json shows them all");
 
     public Option<string?> DataPath { get; } = Options.Data(
         "Pictures: a folder (classes in sub-folders, or flat), a .mimpack file, CIFAR .bin or idx files. [embedded Fashion-MNIST]");
 
+    private Option[] All => [_recipe, DataPath, _vit, _pixels, _epochs, _batch, _steps, _seed, _set];
+
     public void AddTo(Command command)
     {
-        foreach (Option option in new Option[] { _recipe, DataPath, _vit, _pixels, _epochs, _batch, _steps, _seed, _set }) command.Add(option);
+        foreach (Option option in All) command.Add(option);
     }
 
     /// <summary>The names of options given that <see cref="Resolve"/> would read; for --resume, which takes none of them.</summary>
     public IEnumerable<string> Given(ParseResult parsed)
-        => new Option[] { _recipe, DataPath, _vit, _pixels, _epochs, _batch, _steps, _seed, _set }.Where(o => parsed.GetResult(o) is { Implicit: false }).Select(o => o.Name);
+        => All.Where(o => parsed.GetResult(o) is { Implicit: false }).Select(o => o.Name);
 
     /// <summary>The experiment: recipe, then sizes, then length, then each --set in order. Validated.</summary>
     /// <exception cref="ConfigException">Whatever is unknown or makes no sense.</exception>
@@ -38,13 +45,20 @@ internal sealed class ExperimentOptions
         // The full path, so that the run can be continued from any folder.
         if (parsed.GetValue(DataPath) is { } data) config = config with { Data = Path.GetFullPath(data) };
         bool embedded = config.Data is null;
-        if ((parsed.GetValue(_vit) ?? (embedded ? "mini" : null)) is { } size) config = config with { Encoder = Sized(config.Encoder, size) };
-        if ((parsed.GetValue(_pixels) ?? (embedded ? 32 : null)) is { } pixels) config = Recipes.AtPixels(config, checked((int)Math.Min(pixels, 65536)));
+        if ((parsed.GetValue(_vit) ?? (embedded ? "mini" : null)) is { } size)
+            config = config with { Encoder = Sized(config.Encoder, size) };
+        if ((parsed.GetValue(_pixels) ?? (embedded ? 32 : null)) is { } pixels)
+            config = Recipes.AtPixels(config, (int)Math.Min(pixels, 65536));
         int batch = (int)Math.Min(parsed.GetValue(_batch) ?? (embedded ? 64 : config.Run.Batch), 1 << 20);
         if ((parsed.GetValue(_epochs) ?? (embedded ? 20 : null)) is { } epochs) config = Recipes.Short(config, epochs, batch);
         config = config with
         {
-            Run = config.Run with { Batch = batch, Steps = parsed.GetValue(_steps) ?? config.Run.Steps, Seed = (ulong?)parsed.GetValue(_seed) ?? config.Run.Seed },
+            Run = config.Run with
+            {
+                Batch = batch,
+                Steps = parsed.GetValue(_steps) ?? config.Run.Steps,
+                Seed = (ulong?)parsed.GetValue(_seed) ?? config.Run.Seed,
+            },
         };
         config = Options.Apply(config, parsed.GetValue(_set));
         config.Validate();

@@ -1,5 +1,7 @@
 using System.CommandLine;
+using System.Globalization;
 using MimEngine.Engine.Data;
+using MimEngine.Engine.Nn;
 using MimEngine.Engine.Pretraining;
 
 namespace MimEngine.Cli;
@@ -12,7 +14,8 @@ internal static class PlanCommand
         ExperimentOptions experiment = new();
         Option<string?> device = Options.Device();
         Option<long?> threads = Options.Threads();
-        Command command = new("plan", "Tells what a pretraining run needs before it starts: parameters, bytes of memory, operations, updates. "
+        Command command = new("plan",
+            "Tells what a pretraining run needs before it starts: parameters, bytes of memory, operations, updates. "
             + "Takes the options of 'mim pretrain'.");
         experiment.AddTo(command);
         command.Add(device);
@@ -27,20 +30,27 @@ internal static class PlanCommand
         int pictures;
         using (IDataset dataset = Datasets.Open(data, Split.Train)) pictures = dataset.Count;
         int batches = pictures / config.Run.Batch;
-        if (batches == 0) throw new DataException($"{data}: {pictures} pictures are fewer than one batch of {config.Run.Batch}; use --batch {pictures} or less.");
+        if (batches == 0)
+            throw new DataException($"{data}: {pictures} pictures are fewer than one batch of {config.Run.Batch}; "
+                + $"use --batch {pictures} or less.");
         MemoryPlan plan = MemoryPlan.Of(config, device, threads);
         StepCost cost = StepCost.Of(config);
         long steps = config.TotalSteps(batches), perUpdate = (long)config.Run.Batch * config.Run.Accumulate;
-        display.Table($"Plan of {config.Recipe}, {config.Encoder.ImagePixels} px, ViT {config.Encoder.Width} wide, {config.Encoder.Depth} deep", ["what", "amount", ""],
+        VitConfig vit = config.Encoder;
+        string title = $"Plan of {config.Recipe}, {vit.ImagePixels} px, ViT {vit.Width} wide, {vit.Depth} deep";
+        display.Table(title, ["what", "amount", ""],
         [
             ["parameters", Words.Count(plan.Parameters), ""],
             ["memory: weights, gradients, moments", Words.Bytes(plan.SlabBytes), $"{plan.SlabBytes} bytes"],
-            ["memory: activations", Words.Bytes(plan.ArenaBytes), $"{plan.ArenaBytes} bytes, batch {config.Run.Batch}, recompute {config.Run.Recompute.ToString().ToLowerInvariant()}"],
+            ["memory: activations", Words.Bytes(plan.ArenaBytes),
+                $"{plan.ArenaBytes} bytes, batch {config.Run.Batch}, recompute {config.Run.Recompute.ToString().ToLowerInvariant()}"],
             [$"memory: scratch of {device}", Words.Bytes(plan.ScratchBytes), $"{plan.ScratchBytes} bytes"],
             ["memory: all of these", Words.Bytes(plan.TotalBytes), $"{plan.TotalBytes} bytes"],
             ["operations a picture", Words.Count(cost.Total) + "FLOP", $"forward {Words.Count(cost.Forward)}FLOP"],
             ["operations an update", Words.Count(cost.Total * perUpdate) + "FLOP", $"{perUpdate} pictures"],
-            ["operations of the run", Words.Count(cost.Total * perUpdate * steps) + "FLOP", $"{steps} updates over {pictures} pictures, {(double)steps * perUpdate / pictures:0.#} epochs"],
+            ["operations of the run", Words.Count(cost.Total * perUpdate * steps) + "FLOP",
+                string.Create(CultureInfo.InvariantCulture,
+                $"{steps} updates over {pictures} pictures, {(double)steps * perUpdate / pictures:0.#} epochs")],
         ]);
         display.Table("Largest activations", ["shape", "times", "bytes"],
             [.. plan.Largest.Select(a => new[] { a.Shape.ToString(), a.Count.ToString(), Words.Bytes(a.Bytes * (double)a.Count) })]);

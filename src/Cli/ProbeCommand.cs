@@ -11,18 +11,23 @@ internal static class ProbeCommand
 {
     public static Command Build(Terminal terminal)
     {
-        Option<string?> run = Options.Text("--run", "RUN", "A run folder, whose newest whole checkpoint is probed, or one checkpoint file."),
-            data = Options.Data("Labelled pictures with train and test splits. [embedded Fashion-MNIST]"),
-            preset = Options.Text("--probe", "NAME", $"How to probe: {string.Join(", ", ProbePresets.ByName.Keys)}. [{ProbePresets.ByName.Keys.First()}]"),
-            only = Options.Text("--only", "KIND", "knn or linear: leaves the other out."), device = Options.Device();
-        Option<long?> block = Options.Number("--block", "N", "Block whose output is read, from 1; 0 is the last. [the preset's]"),
-            epochs = Options.Number("--epochs", "N", "Passes of the linear probe. [the preset's]", least: 1),
-            seed = Options.Number("--seed", "N", "Of the probe's shuffles and start. [0]"), threads = Options.Threads(), loaders = Options.LoaderThreads();
+        Option<string?> run = Options.Text("--run", "RUN",
+            "A run folder, whose newest whole checkpoint is probed, or one checkpoint file.");
+        Option<string?> data = Options.Data("Labelled pictures with train and test splits. [embedded Fashion-MNIST]");
+        Option<string?> preset = Options.Text("--probe", "NAME",
+            $"How to probe: {string.Join(", ", ProbePresets.ByName.Keys)}. [{ProbePresets.ByName.Keys.First()}]");
+        Option<string?> only = Options.Text("--only", "KIND", "knn or linear: leaves the other out."), device = Options.Device();
+        Option<long?> block = Options.Number("--block", "N", "Block whose output is read, from 1; 0 is the last. [the preset's]");
+        Option<long?> epochs = Options.Number("--epochs", "N", "Passes of the linear probe. [the preset's]", least: 1);
+        Option<long?> seed = Options.Number("--seed", "N", "Of the probe's shuffles and start. [0]");
+        Option<long?> threads = Options.Threads(), loaders = Options.LoaderThreads();
         Option<string[]> set = Options.Set("--set pooling=cls --set optim.rate=0.1");
         run.Required = true;
-        Command command = new("probe", "Freezes a pretrained encoder and asks what its features tell: weighted k-NN and a linear classifier, always beside the "
+        Command command = new("probe",
+            "Freezes a pretrained encoder and asks what its features tell: weighted k-NN and a linear classifier, always beside the "
             + "encoder the run started from. Writes probes/…json into the run folder.");
-        foreach (Option option in new Option[] { run, data, preset, only, block, epochs, seed, set, device, threads, loaders }) command.Add(option);
+        Option[] all = [run, data, preset, only, block, epochs, seed, set, device, threads, loaders];
+        foreach (Option option in all) command.Add(option);
         command.SetAction(parsed =>
         {
             string? kind = parsed.GetValue(only);
@@ -59,15 +64,25 @@ internal static class ProbeCommand
         ProbeReport? report = null;
         display.Follow("", show => report = ProbeRun.Execute(options, new Observer(display, show), terminal.Stop.Token));
         ProbeReport r = report!;
-        display.Table($"{r.Recipe}, step {r.Step}, on {r.TestData} ({r.TestPictures} pictures, {r.Classes} classes; the majority class scores {Percent(r.MajorityRate)} %)",
-            ["probe", "encoder", "top-1 %", "± se", "top-5 %", "best epoch %"],
-            [.. r.Rows.Select(row => new[] { row.Name, row.Encoder, Percent(row.Top1), Percent(row.StandardError), Percent(row.Top5), row.BestTop1 is { } best ? Percent(best) : "–" })]);
+        string title = $"{r.Recipe}, step {r.Step}, on {r.TestData} ({r.TestPictures} pictures, {r.Classes} classes; the majority class "
+            + $"scores {Percent(r.MajorityRate)} %)";
+        display.Table(title, ["probe", "encoder", "top-1 %", "± se", "top-5 %", "best epoch %"], [.. r.Rows.Select(Row)]);
         foreach (ProbeGap gap in r.Gaps)
-            display.Line(string.Create(CultureInfo.InvariantCulture, $"{gap.Name}: {100 * gap.Difference:+0.00;-0.00} points against random-init, ")
-                + string.Create(CultureInfo.InvariantCulture, $"{gap.StandardErrors:0.0} standard errors{(gap.WithinNoise ? ": within noise" : "")}."));
+        {
+            string points = (100 * gap.Difference).ToString("+0.00;-0.00", CultureInfo.InvariantCulture);
+            string errors = gap.StandardErrors.ToString("0.0", CultureInfo.InvariantCulture);
+            display.Line($"{gap.Name}: {points} points against random-init, {errors} standard errors"
+                + (gap.WithinNoise ? ": within noise." : "."));
+        }
         display.Line($"Features: {r.FeatureSentence}. The whole report is in the run's folder probes/.");
         return 0;
     }
+
+    private static string[] Row(ProbeRow row) =>
+    [
+        row.Name, row.Encoder, Percent(row.Top1), Percent(row.StandardError), Percent(row.Top5),
+        row.BestTop1 is { } best ? Percent(best) : "–",
+    ];
 
     private static string Percent(double share) => (100 * share).ToString("0.00", CultureInfo.InvariantCulture);
 
@@ -75,7 +90,8 @@ internal static class ProbeCommand
     {
         public void Progress(string what, int done, int total) => report(new(done, total, null, what));
 
-        public void Epoch(string encoder, ProbeEpoch epoch, int epochs) => report(new(epoch.Epoch, epochs, null, $"linear probe, {encoder}: loss {Words.Short(epoch.Loss)}, top-1 {Percent(epoch.Top1)} %"));
+        public void Epoch(string encoder, ProbeEpoch epoch, int epochs) => report(new(epoch.Epoch, epochs, null,
+            $"linear probe, {encoder}: loss {Words.Short(epoch.Loss)}, top-1 {Percent(epoch.Top1)} %"));
 
         public void Note(string sentence) => display.Warn(sentence);
     }

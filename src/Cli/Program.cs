@@ -59,7 +59,7 @@ public static class Program
 
     private static RootCommand Root(Terminal terminal)
     {
-        RootCommand root = new("MimEngine: masked image modelling. Pretrains vision transformers on pictures, and probes what they learned.")
+        RootCommand root = new("MimEngine: masked image modelling. Pretrains vision transformers on pictures and probes what they learned.")
         {
             PretrainCommand.Build(terminal),
             ProbeCommand.Build(terminal),
@@ -74,11 +74,12 @@ public static class Program
         return root;
     }
 
-    /// <summary>One sentence for a failure. Exceptions of these types are written for people; anything else is a defect, and says so.</summary>
+    /// <summary>One sentence for a failure. Exceptions of these types are written for people; all else is a defect and says so.</summary>
     private static string Sentence(Exception e) => e switch
     {
         DeviceException or DataException or NonFiniteException or WeightFileException or RunException or ImageFormatException => e.Message,
-        OutOfMemoryException => "out of memory: use a smaller --set run.batch, or --set run.recompute=block; 'mim plan' tells what a run needs.",
+        OutOfMemoryException
+            => "out of memory: use a smaller --set run.batch, or --set run.recompute=block; 'mim plan' tells what a run needs.",
         IOException or UnauthorizedAccessException => e.Message,
         TypeInitializationException { InnerException: { } inner } => Sentence(inner),
         _ => $"internal error, please report it: {e.GetType().Name}: {e.Message.ReplaceLineEndings(" ")} ({Where(e)})",

@@ -12,7 +12,8 @@ internal static class UsageError
     {
         Command command = parsed.CommandResult.Command;
         string name = command is RootCommand ? "mim" : $"mim {command.Name}";
-        string what = parsed.UnmatchedTokens.Count > 0 ? Unknown(parsed.UnmatchedTokens[0], command) : parsed.Errors[0].Message.TrimEnd('.').Replace(": '", " '");
+        string what = parsed.UnmatchedTokens.Count > 0 ? Unknown(parsed.UnmatchedTokens[0], command)
+            : parsed.Errors[0].Message.TrimEnd('.').Replace(": '", " '");
         return $"{name}: {what}. See '{name} --help'.";
     }
 

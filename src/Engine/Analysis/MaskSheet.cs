@@ -29,13 +29,15 @@ public sealed record MaskSheet(RgbImage Image, IReadOnlyList<MaskRow> Rows)
         List<MaskRow> rows = [];
         for (int i = 0; i < count; i++)
         {
-            config.Masking.Sample(new MaskRequest { Grid = grid, PatchPixels = p, Crop = new Rng(config.Run.Seed, RandomStream.Mask, (ulong)i) }, hidden);
+            Rng own = new(config.Run.Seed, RandomStream.Mask, (ulong)i);
+            config.Masking.Sample(new MaskRequest { Grid = grid, PatchPixels = p, Crop = own }, hidden);
             float[] w = weights is null ? [1f] : weights[(i * cells * cells)..((i + 1) * cells * cells)];
             float largest = w.Max();
             int first = i * 3 * plane;
             (byte R, byte G, byte B) crop(int y, int x)
                 => (pixels[first + y * s + x], pixels[first + plane + y * s + x], pixels[first + 2 * plane + y * s + x]);
-            (byte R, byte G, byte B) heat(int y, int x) => HeatMap.Color(largest <= 1f ? 0f : MathF.Log(w[y * cells / s * cells + x * cells / s]) / MathF.Log(largest));
+            (byte R, byte G, byte B) heat(int y, int x) => HeatMap.Color(largest <= 1f
+                ? 0f : MathF.Log(w[y * cells / s * cells + x * cells / s]) / MathF.Log(largest));
             sheet.Draw(i, 0, crop);
             sheet.Draw(i, 1, (y, x) => hidden[y / p * grid + x / p] != 0 ? ((byte)128, (byte)128, (byte)128) : crop(y, x));
             sheet.Draw(i, 2, heat);
@@ -62,7 +64,8 @@ public sealed record MaskSheet(RgbImage Image, IReadOnlyList<MaskRow> Rows)
         return Run(backend, arena, config, crops, count);
     }
 
-    private static (float[]? Weights, int Cells) Run(Backend backend, Arena arena, PretrainConfig config, ReadOnlySpan<byte> crops, int count)
+    private static (float[]? Weights, int Cells) Run(Backend backend, Arena arena, PretrainConfig config, ReadOnlySpan<byte> crops,
+        int count)
     {
         int s = config.Encoder.ImagePixels;
         Tape tape = new(backend, arena);

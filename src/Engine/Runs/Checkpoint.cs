@@ -87,7 +87,8 @@ public sealed partial class Checkpoint : IDisposable
             Dictionary<string, string> notes = new(tensors.Metadata);
             if (!notes.Remove("format", out string? format) || format != Format)
                 throw new WeightFileException($"{path}: its format is '{format}', this program reads '{Format}'.");
-            if (!notes.Remove("step", out string? text) || !long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long step))
+            if (!notes.Remove("step", out string? text)
+                || !long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long step))
                 throw new WeightFileException($"{path}: it does not say its step.");
             notes.Remove("config_hash", out string? hash);
             notes.Remove("crc32c");
@@ -101,7 +102,7 @@ public sealed partial class Checkpoint : IDisposable
         }
     }
 
-    /// <summary>The newest checkpoint of a folder that verifies, with the newer ones that do not; null when there are none at all.</summary>
+    /// <summary>The newest checkpoint of a folder that verifies, and the newer ones that do not; null when there are none.</summary>
     /// <exception cref="RunException">There are checkpoints, but none verifies: a run never starts over silently.</exception>
     public static (Checkpoint? Newest, IReadOnlyList<(string File, string Reason)> Skipped) Latest(string folder)
     {
@@ -148,8 +149,8 @@ public sealed partial class Checkpoint : IDisposable
                 SafeTensorsWriter.Write(tensors, metadata, (piece, tensor) =>
                 {
                     if (tensor is { DType: "F32" } && !TensorPrimitives.IsFiniteAll(MemoryMarshal.Cast<byte, float>(piece.Span)))
-                        throw new RunException($"'{tensor.Name}' holds NaN or infinity at step {header.Step}: the checkpoint was not written; "
-                            + "those before it are intact.");
+                        throw new RunException($"'{tensor.Name}' holds NaN or infinity at step {header.Step}: the checkpoint was not "
+                            + "written; those before it are intact.");
                     file.Write(piece.Span);
                     crc = Crc32C.Append(crc, piece.Span);
                     written += piece.Length;
@@ -180,7 +181,7 @@ public sealed partial class Checkpoint : IDisposable
             if (at == 0)
             {
                 if (bytes.Length < s_digitsAt + 8 || !bytes[8..s_digitsAt].SequenceEqual(s_start))
-                    throw new WeightFileException($"{tensors.File}: its header does not start with a checksum: not a checkpoint, or a damaged one.");
+                    throw new WeightFileException($"{tensors.File}: its header does not start with a checksum: no checkpoint, or damaged.");
                 wanted = Encoding.ASCII.GetString(bytes.Slice(s_digitsAt, 8));
                 Encoding.ASCII.GetBytes(Digits, bytes.Slice(s_digitsAt, 8));
             }
@@ -195,7 +196,8 @@ public sealed partial class Checkpoint : IDisposable
     {
         List<string> warnings = [];
         foreach ((string file, _) in List(folder).Where(f => f.Step <= step).Skip(keep))
-            if (TryDelete(file, files) is { } e) warnings.Add($"{file}: an old checkpoint could not be removed ({e.Message.TrimEnd('.')}).");
+            if (TryDelete(file, files) is { } e)
+                warnings.Add($"{file}: an old checkpoint could not be removed ({e.Message.TrimEnd('.')}).");
         return warnings;
     }
 

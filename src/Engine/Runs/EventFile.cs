@@ -18,8 +18,8 @@ public sealed class EventFile : IDisposable
     private EventFile(FileStream file, Func<double> clock) => (_file, _clock) = (file, clock);
 
     /// <summary>
-    /// Starts <c>events.out.tfevents.&lt;seconds&gt;.mim</c> in a folder. A resumed run starts another file, which tells TensorBoard to forget
-    /// the steps after <paramref name="step"/> that the earlier ones hold.
+    /// Starts <c>events.out.tfevents.&lt;seconds&gt;.mim</c> in a folder. A resumed run starts another file, which tells TensorBoard to
+    /// forget the steps after <paramref name="step"/> that the earlier ones hold.
     /// </summary>
     /// <param name="step">Updates done: 0 for a new run.</param>
     /// <param name="clock">Seconds since 1970, UTC; the engine itself never reads a clock.</param>
@@ -123,7 +123,8 @@ public sealed class EventFile : IDisposable
 
     private static void Text(Stream to, int field, string text) => Bytes(to, field, Encoding.UTF8.GetBytes(text));
 
-    private static void Nested(Stream to, int field, MemoryStream message) => Bytes(to, field, message.GetBuffer().AsSpan(0, (int)message.Length));
+    private static void Nested(Stream to, int field, MemoryStream message)
+        => Bytes(to, field, message.GetBuffer().AsSpan(0, (int)message.Length));
 
     private static void Bytes(Stream to, int field, ReadOnlySpan<byte> bytes)
     {

@@ -19,10 +19,11 @@ public sealed class MetricsLog : IDisposable
     private MetricsLog(FileStream file)
     {
         _file = file;
-        _json = new Utf8JsonWriter(_line, new JsonWriterOptions { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
+        _json = new Utf8JsonWriter(_line,
+            new JsonWriterOptions { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
     }
 
-    /// <summary>Opens the log for a run that has done <paramref name="step"/> updates: lines of later steps and a torn last line are removed.</summary>
+    /// <summary>Opens the log of a run with <paramref name="step"/> updates done; lines of later steps and a torn last one go.</summary>
     /// <exception cref="RunException">The file cannot be opened.</exception>
     public static MetricsLog Open(string path, long step)
     {
@@ -50,7 +51,7 @@ public sealed class MetricsLog : IDisposable
         _json.WriteNumber("step"u8, step);
         foreach (Metric metric in metrics)
             if (double.IsFinite(metric.Value)) _json.WriteNumber(metric.Name, metric.Value);
-            else _json.WriteString(metric.Name, double.IsNaN(metric.Value) ? "NaN" : metric.Value > 0 ? "Infinity" : "-Infinity");   // JSON has no such number
+            else _json.WriteString(metric.Name, Word(metric.Value));
         if (note is not null) _json.WriteString("note"u8, note);
         _json.WriteEndObject();
         _json.Flush();
@@ -66,6 +67,9 @@ public sealed class MetricsLog : IDisposable
         _json.Dispose();
         _file.Dispose();
     }
+
+    // JSON has no such number.
+    private static string Word(double value) => double.IsNaN(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
 
     // Lines are in step order, so everything from the first later or unreadable line on goes.
     private static long Keep(FileStream file, long step)

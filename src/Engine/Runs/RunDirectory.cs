@@ -49,8 +49,10 @@ public sealed class RunDirectory : IDisposable
         Directory.CreateDirectory(root);
         int last = 0;
         foreach (string folder in Directory.EnumerateDirectories(root, stem + "-*"))
-            if (int.TryParse(System.IO.Path.GetFileName(folder).AsSpan(stem.Length + 1), NumberStyles.None, CultureInfo.InvariantCulture, out int n))
-                last = Math.Max(last, n);
+        {
+            ReadOnlySpan<char> number = System.IO.Path.GetFileName(folder.AsSpan())[(stem.Length + 1)..];
+            if (int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out int n)) last = Math.Max(last, n);
+        }
         for (int number = last + 1; ; number++)
         {
             string path = System.IO.Path.Combine(root, $"{stem}-{number:000}");
@@ -96,7 +98,10 @@ public sealed class RunDirectory : IDisposable
         List<EnvironmentRecord> starts = [];
         if (File.Exists(EnvironmentFile))
             try { starts = JsonSerializer.Deserialize<List<EnvironmentRecord>>(File.ReadAllBytes(EnvironmentFile), s_json) ?? []; }
-            catch (JsonException) { File.Move(EnvironmentFile, EnvironmentFile + ".unreadable", overwrite: true); }   // a note, never a reason to stop
+            catch (JsonException)
+            {
+                File.Move(EnvironmentFile, EnvironmentFile + ".unreadable", overwrite: true);   // a note, never a reason to stop
+            }
         starts.Add(record);
         DiskFiles.Replace(DiskFiles.Instance, EnvironmentFile, JsonSerializer.SerializeToUtf8Bytes(starts, s_json));
         return true;
@@ -130,7 +135,8 @@ public sealed class RunDirectory : IDisposable
     private static void RequireRun(string path)
     {
         if (!Directory.Exists(path)) throw new RunException($"{path}: no such run folder.");
-        if (!File.Exists(System.IO.Path.Combine(path, ConfigName))) throw new RunException($"{path}: has no {ConfigName}, so it is no run of this program.");
+        if (!File.Exists(System.IO.Path.Combine(path, ConfigName)))
+            throw new RunException($"{path}: has no {ConfigName}, so it is no run of this program.");
     }
 
     private static bool IsFresh(string path)

@@ -47,8 +47,10 @@ public sealed class SafeTensors : IDisposable
         Span<byte> prefix = stackalloc byte[8];
         ReadAt(0, prefix);
         ulong length = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
-        if (length > MaxHeaderBytes) throw Bad($"the header claims {length} bytes, more than {MaxHeaderBytes}: not a safetensors file, or a damaged one");
-        if (length > (ulong)(FileBytes - 8)) throw Bad($"the header claims {length} bytes but only {FileBytes - 8} follow: the file is truncated");
+        if (length > MaxHeaderBytes)
+            throw Bad($"the header claims {length} bytes, more than {MaxHeaderBytes}: not a safetensors file, or a damaged one");
+        if (length > (ulong)(FileBytes - 8))
+            throw Bad($"the header claims {length} bytes but only {FileBytes - 8} follow: the file is truncated");
         if (length < 2) throw Bad($"the header claims {length} bytes; the smallest is {{}}");
         byte[] header = new byte[(int)length];
         ReadAt(8, header);
@@ -116,7 +118,8 @@ public sealed class SafeTensors : IDisposable
     public void ReadBytes(TensorEntry entry, long offset, Span<byte> destination)
     {
         if (offset < 0 || offset + destination.Length > entry.Bytes)
-            throw new ArgumentOutOfRangeException(nameof(offset), $"[{offset}, {offset + destination.Length}) of the {entry.Bytes} bytes of {entry.Name}.");
+            throw new ArgumentOutOfRangeException(nameof(offset),
+                $"[{offset}, {offset + destination.Length}) of the {entry.Bytes} bytes of {entry.Name}.");
         ReadAt(_dataStart + entry.Offset + offset, destination);
     }
 
@@ -210,7 +213,7 @@ public sealed class SafeTensors : IDisposable
         if (header[0] != (byte)'{') throw Bad("the header does not start with '{': not a safetensors file");
         try
         {
-            using JsonDocument json = JsonDocument.Parse(header, new JsonDocumentOptions { AllowDuplicateProperties = false, MaxDepth = 8 });
+            using JsonDocument json = JsonDocument.Parse(header, new() { AllowDuplicateProperties = false, MaxDepth = 8 });
             foreach (JsonProperty property in json.RootElement.EnumerateObject())
                 if (property.Name == "__metadata__") ParseMetadata(property.Value);
                 else ParseEntry(property.Name, property.Value);
@@ -253,7 +256,8 @@ public sealed class SafeTensors : IDisposable
         foreach (long extent in shape)
             if ((bytes *= (UInt128)extent) > long.MaxValue) throw Bad($"tensor '{name}' of shape ({string.Join(", ", shape)}) overflows");
         if (bytes != (UInt128)(offsets[1] - offsets[0]))
-            throw Bad($"tensor '{name}' is {dtype} ({string.Join(", ", shape)}), {bytes} bytes, but its data_offsets span {offsets[1] - offsets[0]}");
+            throw Bad($"tensor '{name}' is {dtype} ({string.Join(", ", shape)}), {bytes} bytes, but its data_offsets span "
+                + $"{offsets[1] - offsets[0]}");
         TensorEntry entry = new(name, dtype, shape, offsets[0], (long)bytes);
         _byName.Add(name, entry);
         _entries.Add(entry);
@@ -276,7 +280,8 @@ public sealed class SafeTensors : IDisposable
         foreach (TensorEntry entry in _entries.OrderBy(e => e.Offset).ThenBy(e => e.Bytes))
         {
             if (entry.Offset != end)
-                throw Bad($"tensor '{entry.Name}' starts at byte {entry.Offset}, the one before ends at {end}: {(entry.Offset < end ? "overlap" : "hole")}");
+                throw Bad($"tensor '{entry.Name}' starts at byte {entry.Offset}, the one before ends at {end}: "
+                    + (entry.Offset < end ? "overlap" : "hole"));
             end += entry.Bytes;
         }
         long data = FileBytes - _dataStart;

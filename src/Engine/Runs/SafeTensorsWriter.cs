@@ -39,12 +39,13 @@ public static class SafeTensorsWriter
     public const int PieceBytes = 1 << 20;
 
     /// <summary>Writes a whole file.</summary>
-    /// <param name="write">Receives the bytes in order, in pieces of at most <see cref="PieceBytes"/> but for the header; the tensor is null there.</param>
+    /// <param name="write">Receives the header, with no tensor, then data in order, at most <see cref="PieceBytes"/> at once.</param>
     /// <exception cref="ArgumentException">A name twice, or a type that safetensors does not know.</exception>
     public static void Write(IReadOnlyList<NamedTensor> tensors, IEnumerable<KeyValuePair<string, string>>? metadata,
         Action<ReadOnlyMemory<byte>, NamedTensor?> write)
     {
-        NamedTensor[] ordered = [.. tensors.OrderByDescending(t => SafeTensors.ElementSize(t.DType))];   // stable: the caller's order within a size
+        // stable: the caller's order within a size
+        NamedTensor[] ordered = [.. tensors.OrderByDescending(t => SafeTensors.ElementSize(t.DType))];
         write(Header(ordered, metadata ?? []), null);
         byte[] piece = new byte[PieceBytes];
         foreach (NamedTensor tensor in ordered)
@@ -78,7 +79,8 @@ public static class SafeTensorsWriter
             long at = 0;
             foreach (NamedTensor tensor in tensors)
             {
-                if (!names.Add(tensor.Name)) throw new ArgumentException($"safetensors: the name '{tensor.Name}' is there twice or reserved.");
+                if (!names.Add(tensor.Name))
+                    throw new ArgumentException($"safetensors: the name '{tensor.Name}' is there twice or reserved.");
                 if (SafeTensors.ElementSize(tensor.DType) == 0)
                     throw new ArgumentException($"safetensors: '{tensor.Name}' has the unknown type '{tensor.DType}'.");
                 json.WriteStartObject(tensor.Name);

@@ -55,7 +55,7 @@ public static partial class WeightNames
     public static Dictionary<string, float[]> FromKamim(IReadOnlyDictionary<string, float[]> theirs)
         => Fuse(Rename(theirs, s_kamim, fromTheirs: true, "KAMIM"), zeroKeyBias: false);
 
-    /// <summary>SimMIM's names to ours; <c>q_bias</c>, zeros and <c>v_bias</c> become one qkv bias (3·C), since its keys have none.</summary>
+    /// <summary>SimMIM's names to ours; <c>q_bias</c>, zeros (its keys have none) and <c>v_bias</c> become one qkv bias (3·C).</summary>
     /// <exception cref="WeightFileException">An unknown name, or one of the two biases without the other.</exception>
     public static Dictionary<string, float[]> FromSimMim(IReadOnlyDictionary<string, float[]> theirs)
         => Fuse(Rename(theirs, s_simMim, fromTheirs: true, "SimMIM"), zeroKeyBias: true);
@@ -64,13 +64,15 @@ public static partial class WeightNames
     public static Dictionary<string, float[]> ToKamim(IReadOnlyDictionary<string, float[]> ours)
         => Rename(Split(ours, ["weight", "bias"], "qkv"), s_kamim, fromTheirs: false, "KAMIM");
 
-    /// <summary>Our names to SimMIM's; the inverse of <see cref="FromSimMim"/>. The key third of a bias must be zeros: SimMIM has no place for it.</summary>
+    /// <summary>Our names to SimMIM's; the inverse of <see cref="FromSimMim"/>.</summary>
+    /// <exception cref="WeightFileException">An unknown name, or a key bias that is not zero, for which SimMIM has no place.</exception>
     public static Dictionary<string, float[]> ToSimMim(IReadOnlyDictionary<string, float[]> ours)
         => Rename(Split(ours, ["bias"], "qv"), s_simMim, fromTheirs: false, "SimMIM");
 
     /// <summary>All float tensors of a file whose name starts with <paramref name="prefix"/>, the prefix removed.</summary>
     public static Dictionary<string, float[]> Read(SafeTensors file, string prefix = "")
-        => file.Entries.Where(e => e.Name.StartsWith(prefix, StringComparison.Ordinal)).ToDictionary(e => e.Name[prefix.Length..], e => file.Floats(e.Name));
+        => file.Entries.Where(e => e.Name.StartsWith(prefix, StringComparison.Ordinal))
+            .ToDictionary(e => e.Name[prefix.Length..], e => file.Floats(e.Name));
 
     private static Dictionary<string, float[]> Rename(IReadOnlyDictionary<string, float[]> values, (string Theirs, string Ours)[] rules,
         bool fromTheirs, string who)
@@ -82,9 +84,11 @@ public static partial class WeightNames
             Match number = BlockNumber().Match(name);
             string pattern = number.Success ? $"{name[..number.Index]}.N.{name[(number.Index + number.Length)..]}" : name;
             string? to = Find(pattern);
-            if (to is null && Ending(name) is { } ending && Find(pattern[..^ending.Length] + "*") is { } starred) to = starred[..^1] + ending;
+            if (to is null && Ending(name) is { } ending && Find(pattern[..^ending.Length] + "*") is { } starred)
+                to = starred[..^1] + ending;
             if (to is null)
-                throw new WeightFileException($"'{name}' is no parameter of {(fromTheirs ? who : "ours that " + who + " has")}; nothing was loaded.");
+                throw new WeightFileException($"'{name}' is no parameter of {(fromTheirs ? who : "ours that " + who + " has")}; "
+                    + "nothing was loaded.");
             renamed.Add(number.Success ? to.Replace(".N.", number.Value) : to, value);
         }
         return renamed;
@@ -110,7 +114,8 @@ public static partial class WeightNames
             float[]? Part(string which) => values.GetValueOrDefault(Name(which));
             float[]? query = Part("q"), value = Part("v"), key = zeroKeyBias && value is not null ? new float[value.Length] : Part("k");
             if (query is null || key is null || value is null || query.Length != key.Length || key.Length != value.Length)
-                throw new WeightFileException($"'{Name("q")}', its key and its value must be there together and of one length; nothing was loaded.");
+                throw new WeightFileException($"'{Name("q")}', its key and its value must be there together and of one length; nothing was "
+                    + "loaded.");
             values.Add(Name("qkv"), [.. query, .. key, .. value]);
         }
         foreach (string name in values.Keys.Where(name => PartOfQkv().IsMatch(name)).ToArray()) values.Remove(name);
@@ -122,7 +127,7 @@ public static partial class WeightNames
         Dictionary<string, float[]> split = [];
         foreach ((string name, float[] value) in ours)
         {
-            string? ending = name.Contains(".attn.qkv.", StringComparison.Ordinal) ? endings.FirstOrDefault(e => name.EndsWith("." + e, StringComparison.Ordinal)) : null;
+            string? ending = endings.FirstOrDefault(e => name.EndsWith(".attn.qkv." + e, StringComparison.Ordinal));
             if (ending is null)
             {
                 split.Add(name, value);
