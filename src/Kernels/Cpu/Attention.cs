@@ -86,7 +86,7 @@ public sealed unsafe partial class CpuBackend
 
         public float* Take(out int desk)
         {
-            for (desk = Environment.CurrentManagedThreadId % count; Interlocked.CompareExchange(ref taken[desk], 1, 0) != 0;)
+            for (desk = Thread.CurrentThread.ManagedThreadId % count; Interlocked.CompareExchange(ref taken[desk], 1, 0) != 0;)
                 desk = (desk + 1) % count;
             return memory + desk * floats;
         }
