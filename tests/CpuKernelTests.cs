@@ -171,10 +171,11 @@ public class CpuKernelTests
                     {
                         if (byWeights && w == 0) continue;
                         int s = w == 0 ? 4 * p : Lcm(p, w) * 2, l = s / p * (s / p);
-                        yield return New($"pixel loss {order} {distance} P={p} w={w} by weights={byWeights}", o => o.Backend.MaskedPixelLoss(
+                        string name = $"pixel loss {order} {distance} P={p} w={w} by weights={byWeights}";
+                        yield return New(name, o => o.Backend.MaskedPixelLoss(
                             o.Out(new(1)), o.Out(new(3, l, 3 * p * p)), o.In(new(3, l, 3 * p * p)), o.In(new(3, 3, s, s)),
-                            o.Bits(new(3, l), 0.6f), w == 0 ? null : o.Positive(new(3, s / w, s / w), 1f, 50f), p, order, distance, byWeights,
-                            1e-5f, 0.5f));
+                            o.Bits(new(3, l), 0.6f), w == 0 ? null : o.Positive(new(3, s / w, s / w), 1f, 50f), p, order, distance,
+                            byWeights, 1e-5f, 0.5f));
                     }
         foreach (int k in (int[])[1, 2, 10, 16, 17, 100, 1000])
             foreach (int m in (int[])[1, 5, 200])

@@ -41,7 +41,7 @@ public class KernelGoldenTests
         return t;
     }
 
-    /// <summary>max|a − b| ≤ 2e-5·max|b| + atol and ‖a − b‖ ≤ 1e-5·‖b‖ + atol·√n, the manifest's metric for elementary ops and losses.</summary>
+    /// <summary>max|a − b| ≤ 2e-5·max|b| + atol and ‖a − b‖ ≤ 1e-5·‖b‖ + atol·√n, the manifest's metric.</summary>
     private static void AssertClose(ReadOnlySpan<float> got, float[] expected, double atol, string what)
     {
         double difference = 0, norm = 0, largest = 0, worst = 0;
@@ -65,8 +65,9 @@ public class KernelGoldenTests
     public void LayerNorm_is_PyTorchs_also_on_constant_and_tiny_rows(string name, float eps)
     {
         using SafeTensors golden = Open("elementary");
-        Tensor x = Put(new(6, 20), golden.Floats("in.ln_x")), w = Put(new(20), golden.Floats("in.ln_w")), b = Put(new(20), golden.Floats("in.ln_b"));
-        Tensor y = Empty(new(6, 20)), mean = Empty(new(6)), rstd = Empty(new(6)), dx = Empty(new(6, 20)), dw = Empty(new(20)), db = Empty(new(20));
+        Tensor x = Put(new(6, 20), golden.Floats("in.ln_x")), y = Empty(new(6, 20)), dx = Empty(new(6, 20));
+        Tensor w = Put(new(20), golden.Floats("in.ln_w")), b = Put(new(20), golden.Floats("in.ln_b"));
+        Tensor mean = Empty(new(6)), rstd = Empty(new(6)), dw = Empty(new(20)), db = Empty(new(20));
         float[] exact = golden.Floats("in.ln_b"), upstream = golden.Floats("in.ln_upstream");
         _cpu.LayerNormForward(y, mean, rstd, x, w, b, eps);
         AssertRows(y.Host<float>(), golden.Floats($"out.ln.eps{name}"), "y");
@@ -153,7 +154,8 @@ public class KernelGoldenTests
     public void BatchNorm_is_PyTorchs_in_training_and_evaluation()
     {
         using SafeTensors golden = Open("elementary");
-        Tensor x = Put(new(10, 6), golden.Floats("in.bn_x")), y = Empty(new(10, 6)), dx = Empty(new(10, 6)), mean = Empty(new(6)), rstd = Empty(new(6));
+        Tensor x = Put(new(10, 6), golden.Floats("in.bn_x")), y = Empty(new(10, 6)), dx = Empty(new(10, 6));
+        Tensor mean = Empty(new(6)), rstd = Empty(new(6));
         Tensor runningMean = Put(new(6), new float[6]), runningVariance = Put(new(6), [1, 1, 1, 1, 1, 1]);
         _cpu.BatchNormForward(y, mean, rstd, runningMean, runningVariance, x, BatchNormEps, 0.1f, training: true);
         AssertClose(y.Host<float>(), golden.Floats("out.bn"), OutAtol, "y");
@@ -200,7 +202,8 @@ public class KernelGoldenTests
     public void Ten_AdamW_steps_are_PyTorchs(string name, float beta2, float clip)
     {
         using SafeTensors golden = Open(name);
-        string[] names = [.. golden.Entries.Select(e => e.Name).Where(n => n.StartsWith("in.param.")).Select(n => n["in.param.".Length..]).Order()];
+        const string Prefix = "in.param.";
+        string[] names = [.. golden.Entries.Select(e => e.Name).Where(n => n.StartsWith(Prefix)).Select(n => n[Prefix.Length..]).Order()];
         int[] lengths = [.. names.Select(n => (int)golden[$"in.param.{n}"].Count)], steps = new int[names.Length];
         int total = lengths.Sum();
         Tensor p = Empty(new(total)), m = Put(new(total), new float[total]), v = Put(new(total), new float[total]), g = Empty(new(total));
@@ -228,7 +231,10 @@ public class KernelGoldenTests
             _cpu.ClipScales(scales, norm, norms, clip, perSegment: false);
             _cpu.AdamWStep(p, m, v, g, scales, list, 0.9f, beta2, 1e-8f);
             for (int i = 0, at = 0; i < names.Length; at += lengths[i++])
-                AssertElements(p.Host<float>().Slice(at, lengths[i]), golden.Floats($"out.param.{names[i]}.step{step}"), $"{names[i]} at {step}");
+            {
+                float[] expected = golden.Floats($"out.param.{names[i]}.step{step}");
+                AssertElements(p.Host<float>().Slice(at, lengths[i]), expected, $"{names[i]} at {step}");
+            }
         }
         for (int i = 0, at = 0; i < names.Length; at += lengths[i++])
         {

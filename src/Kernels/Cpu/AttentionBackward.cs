@@ -22,7 +22,8 @@ public sealed unsafe partial class CpuBackend
         float* partial = dbias.Wanted ? (float*)Scratch(BiasSlot, cut.Chunks * square * sizeof(float)) : null;
         _rows.For(cut.Chunks, 1, new AttentionBackwardChunks<TV>(cut, dqkv.Wanted ? dqkv.Into.F32 : null, dqkv.Accumulate, partial, dy.F32,
             y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, desks));
-        if (dbias.Wanted) _rows.For(heads, 1, new BiasSumHeads<TV>(dbias.Into.F32, dbias.Accumulate, partial, cut.Groups, checked((int)square)));
+        if (!dbias.Wanted) return;
+        _rows.For(heads, 1, new BiasSumHeads<TV>(dbias.Into.F32, dbias.Accumulate, partial, cut.Groups, checked((int)square)));
     }
 
     /// <summary>One row is one head: its chunks' sums of ds, in the order of the images.</summary>
@@ -81,8 +82,9 @@ public sealed unsafe partial class CpuBackend
                     for (int r = 0; r < rows; r++)
                     {
                         long at = ((long)h * tokens + i + r) * tokens;
-                        Scores(p + (long)r * cut.KeyStride, ds + (long)r * cut.KeyStride, bias == null ? null : bias + at, lseRows[r], delta[r]);
-                        if (biasSum != null) Lines<TV>.Put(biasSum + (long)(i + r) * tokens, ds + (long)r * cut.KeyStride, b > from, tokens);
+                        float* pRow = p + (long)r * cut.KeyStride, dsRow = ds + (long)r * cut.KeyStride;
+                        Scores(pRow, dsRow, bias == null ? null : bias + at, lseRows[r], delta[r]);
+                        if (biasSum != null) Lines<TV>.Put(biasSum + (long)(i + r) * tokens, dsRow, b > from, tokens);
                     }
                     if (dqkv == null) continue;
 
@@ -90,10 +92,10 @@ public sealed unsafe partial class CpuBackend
                         accumulate: false);
                     Spread(into + (long)i * row, dq, rows, cut.Scale);
                     // q in scratch carries the factor log₂e/√D: ln 2 is left for the end.
-                    SixRows<TV>.Multiply(dk, cut.DepthStride, ds, 1, cut.KeyStride, queries, cut.DepthStride, padded, cut.DepthVectors, rows,
-                        accumulate: i > 0);
-                    SixRows<TV>.Multiply(dv, cut.DepthStride, p, 1, cut.KeyStride, upstream, cut.DepthStride, padded, cut.DepthVectors, rows,
-                        accumulate: i > 0);
+                    SixRows<TV>.Multiply(dk, cut.DepthStride, ds, 1, cut.KeyStride, queries, cut.DepthStride, padded, cut.DepthVectors,
+                        rows, accumulate: i > 0);
+                    SixRows<TV>.Multiply(dv, cut.DepthStride, p, 1, cut.KeyStride, upstream, cut.DepthStride, padded, cut.DepthVectors,
+                        rows, accumulate: i > 0);
                 }
                 if (dqkv == null) continue;
                 Spread(into + width, dk, tokens, AttentionCut.Ln2);

@@ -2,7 +2,7 @@ using System.Runtime.CompilerServices;
 
 namespace MimEngine.Kernels.Cpu;
 
-/// <summary>Loops over one contiguous line of floats; nothing past the line is touched. Sums have a fixed order for a given width.</summary>
+/// <summary>Loops over one contiguous line of floats, past which nothing is touched. Sums have a fixed order for a given width.</summary>
 internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
 {
     /// <summary>Count floats, or the first <paramref name="n"/> of them where fewer are left.</summary>

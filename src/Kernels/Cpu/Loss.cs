@@ -10,19 +10,22 @@ public sealed unsafe partial class CpuBackend
         switch (Level)
         {
             case SimdLevel.Vector512:
-                PixelLoss<Lanes16>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps, scale);
+                PixelLoss<Lanes16>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps,
+                    scale);
                 break;
             case SimdLevel.Vector256:
-                PixelLoss<Lanes8>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps, scale);
+                PixelLoss<Lanes8>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps,
+                    scale);
                 break;
             default:
-                PixelLoss<Lanes1>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps, scale);
+                PixelLoss<Lanes1>(loss, dprediction, prediction, images, hidden, weights, patch, order, distance, divideByWeights, eps,
+                    scale);
                 break;
         }
     }
 
-    private void PixelLoss<TV>(Tensor loss, Tensor? dprediction, Tensor prediction, Tensor images, Tensor hidden, Tensor? weights, int patch,
-        PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) where TV : struct, ILanes<TV>
+    private void PixelLoss<TV>(Tensor loss, Tensor? dprediction, Tensor prediction, Tensor images, Tensor hidden, Tensor? weights,
+        int patch, PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) where TV : struct, ILanes<TV>
     {
         int height = images.Shape.D2, width = images.Shape.D3, patches = checked((int)hidden.Count);
         // One run is a patch's row of pixels (all three channels where they are interleaved); each chunk has room for two runs.
@@ -47,8 +50,9 @@ public sealed unsafe partial class CpuBackend
             counted = (double)rows * patch * patch;
         }
         double factor = scale / (3 * (counted + eps));
-        _rows.For(patches, grain, new PixelLossRows<TV>(partial, work, dprediction is { } d ? d.F32 : null, prediction.F32, images.F32, h, w,
-            patch, height, width, cellRows, cellCols, order == PixelOrder.ChannelFastest, distance == PixelDistance.L2, (float)factor));
+        float* dx = dprediction is { } d ? d.F32 : null;
+        _rows.For(patches, grain, new PixelLossRows<TV>(partial, work, dx, prediction.F32, images.F32, h, w, patch, height, width,
+            cellRows, cellCols, order == PixelOrder.ChannelFastest, distance == PixelDistance.L2, (float)factor));
         double sum = 0;
         for (int c = 0; c < chunks; c++) sum += partial[c];
         loss.F32[0] = (float)(sum * factor);

@@ -8,7 +8,7 @@ public sealed unsafe partial class CpuBackend
     /// <summary>A run of one segment: what one thread does at a time.</summary>
     private readonly record struct SegmentChunk(int Segment, int Start);
 
-    /// <summary>Cuts every segment into runs of <see cref="ElementGrain"/> elements. The table lives in scratch: nothing is allocated.</summary>
+    /// <summary>Cuts every segment into runs of <see cref="ElementGrain"/> elements. The table lies in scratch.</summary>
     private SegmentChunk* ChunkTable(ReadOnlySpan<UpdateSegment> segments, out int chunks)
     {
         chunks = 0;

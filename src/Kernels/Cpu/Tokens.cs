@@ -2,7 +2,7 @@ namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
 {
-    /// <summary>Rows of <paramref name="cols"/> floats that make a chunk of about <see cref="ElementGrain"/>: known from shapes alone.</summary>
+    /// <summary>Rows of <paramref name="cols"/> floats that make a chunk of about <see cref="ElementGrain"/> floats.</summary>
     private static int RowGrain(int cols) => Math.Max(1, ElementGrain / Math.Max(1, cols));
 
     public override void Patchify(Tensor patches, Tensor images, int patch, PixelOrder order)
@@ -60,13 +60,13 @@ public sealed unsafe partial class CpuBackend
     public override void AssembleTokensForward(Tensor y, Tensor x, Tensor? cls, Tensor? mask, Tensor? hidden, Tensor? pos)
     {
         int tokens = y.Shape.D1, cols = y.Shape.Cols, rows = y.Shape.D0 * tokens, prefix = tokens - x.Shape.D1, grain = RowGrain(cols);
-        float* c = cls is { } k ? k.F32 : null, m = mask is { } n ? n.F32 : null, p = pos is { } q ? q.F32 : null;
+        float* to = y.F32, from = x.F32, c = cls is { } k ? k.F32 : null, m = mask is { } n ? n.F32 : null, p = pos is { } q ? q.F32 : null;
         byte* h = hidden is { } g ? g.U8 : null;
         switch (Level)
         {
-            case SimdLevel.Vector512: _rows.For(rows, grain, new AssembleRows<Lanes16>(y.F32, x.F32, c, m, h, p, tokens, prefix, cols)); break;
-            case SimdLevel.Vector256: _rows.For(rows, grain, new AssembleRows<Lanes8>(y.F32, x.F32, c, m, h, p, tokens, prefix, cols)); break;
-            default: _rows.For(rows, grain, new AssembleRows<Lanes1>(y.F32, x.F32, c, m, h, p, tokens, prefix, cols)); break;
+            case SimdLevel.Vector512: _rows.For(rows, grain, new AssembleRows<Lanes16>(to, from, c, m, h, p, tokens, prefix, cols)); break;
+            case SimdLevel.Vector256: _rows.For(rows, grain, new AssembleRows<Lanes8>(to, from, c, m, h, p, tokens, prefix, cols)); break;
+            default: _rows.For(rows, grain, new AssembleRows<Lanes1>(to, from, c, m, h, p, tokens, prefix, cols)); break;
         }
     }
 
@@ -153,8 +153,8 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <summary>A run of columns: the sum over hidden patches, first within an image, then over images in batch order.</summary>
-    private readonly struct HiddenSumCols<TV>(float* y, bool accumulate, float* x, byte* hidden, int images, int tokens, int prefix, int cols)
-        : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct HiddenSumCols<TV>(float* y, bool accumulate, float* x, byte* hidden, int images, int tokens, int prefix,
+        int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
         public const int Grain = 64;   // 256 bytes of a row: whole cache lines, enough chunks at C = 192
 
@@ -233,7 +233,7 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
-    /// <summary>One row is one token of dx: scale·dy inside the run, 0 outside. With oneRow, an image has one row of dy for the run.</summary>
+    /// <summary>One row is one token of dx: scale·dy inside the run, 0 outside. With oneRow, all of the run share a row of dy.</summary>
     private readonly struct SpreadRows<TV>(float* dx, bool accumulate, float* dy, int start, int count, int tokens, int cols, float scale,
         bool oneRow) : IRowKernel where TV : struct, ILanes<TV>
     {

@@ -1,0 +1,51 @@
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>Moves the rows of one head between the (B, N, 3·C) tensor and scratch.</summary>
+internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
+{
+    /// <summary>What is added to the last vector of a row of logits: 0 on keys, and so little past them that their share is 0.</summary>
+    public static void Padding(float* pad, int tokens)
+    {
+        for (int i = 0; i < TV.Count; i++) pad[i] = i < tokens - (SixRows<TV>.Vectors(tokens) - 1) * TV.Count ? 0f : -1e30f;
+    }
+
+    /// <summary>to[r, d] = scale·from[r, d].</summary>
+    public static void Gather(float* to, int stride, float* from, int row, int rows, int depth, float scale)
+    {
+        for (int r = 0; r < rows; r++) Lines<TV>.Scale(to + (long)r * stride, from + (long)r * row, scale, accumulate: false, depth);
+    }
+
+    /// <summary>to[d, r] = from[r, d], columns past the rows 0. Blocks of 4×4 where the processor has the shuffles.</summary>
+    public static void Transpose(float* to, int stride, float* from, int row, int rows, int depth)
+    {
+        int r = 0;
+        for (; Sse.IsSupported && r <= rows - 4; r += 4)
+        {
+            float* p0 = from + (long)r * row, p1 = p0 + row, p2 = p1 + row, p3 = p2 + row;
+            int d = 0;
+            for (; d <= depth - 4; d += 4)
+            {
+                Vector128<float> a = Vector128.Load(p0 + d), b = Vector128.Load(p1 + d);
+                Vector128<float> c = Vector128.Load(p2 + d), e = Vector128.Load(p3 + d);
+                Vector128<float> ab = Sse.UnpackLow(a, b), ce = Sse.UnpackLow(c, e), ba = Sse.UnpackHigh(a, b), ec = Sse.UnpackHigh(c, e);
+                float* at = to + (long)d * stride + r;
+                Sse.MoveLowToHigh(ab, ce).Store(at);
+                Sse.MoveHighToLow(ce, ab).Store(at + stride);
+                Sse.MoveLowToHigh(ba, ec).Store(at + 2 * stride);
+                Sse.MoveHighToLow(ec, ba).Store(at + 3 * stride);
+            }
+            for (; d < depth; d++)
+            {
+                float* at = to + (long)d * stride + r;
+                (at[0], at[1], at[2], at[3]) = (p0[d], p1[d], p2[d], p3[d]);
+            }
+        }
+        for (; r < rows; r++)
+            for (int d = 0; d < depth; d++) to[(long)d * stride + r] = from[(long)r * row + d];
+        for (int d = 0; d < depth; d++)
+            for (int pad = rows; pad < stride; pad++) to[(long)d * stride + pad] = 0f;
+    }
+}
