@@ -111,36 +111,3 @@ internal static partial class Clock
     [LibraryImport("libc", EntryPoint = "clock_gettime")]
     private static unsafe partial int ClockGetTime(int clock, long* time);
 }
-
-/// <summary>Tensors of one measurement, filled with small numbers, freed together.</summary>
-internal sealed class Operands(Backend backend) : IDisposable
-{
-    private readonly List<Storage> _owned = [];
-
-    public Tensor New(int rows, int cols) => New(new Shape(rows, cols), 0.5f);
-
-    /// <summary>A float32 tensor of numbers in [−scale, scale], the same every time.</summary>
-    public Tensor New(Shape shape, float scale)
-    {
-        Storage storage = backend.Allocate(shape.Count * 4);
-        _owned.Add(storage);
-        var t = new Tensor(storage, 0, shape, DType.F32);
-        Span<float> v = t.Host<float>();
-        uint h = 12345;
-        for (int i = 0; i < v.Length; i++)
-        {
-            h = h * 1664525 + 1013904223;
-            v[i] = ((int)(h >> 12) - (1 << 19)) * (scale / (1 << 19));
-        }
-        return t;
-    }
-
-    public Tensor Bytes(Shape shape)
-    {
-        Storage storage = backend.Allocate(shape.Count);
-        _owned.Add(storage);
-        return new Tensor(storage, 0, shape, DType.U8);
-    }
-
-    public void Dispose() => _owned.ForEach(s => s.Dispose());
-}

@@ -6,7 +6,12 @@ switch (args)
     case ["gemm", ..]: return GemmTable.Run(args[1..]);
     case ["fast", ..]: return FastBench.Run(args.AsSpan(1));
     case ["loader", ..]: return LoaderBench.Run(args.AsSpan(1));
+    case ["ops", ..]:
+        OpBench.Only = args.Length > 1 ? args[1] : "";
+        OpBench.Threads = args.Length > 2 ? int.Parse(args[2]) : 0;
+        BenchmarkRunner.Run<OpBench>();
+        return 0;
     default:
-        BenchmarkSwitcher.FromAssembly(typeof(GemmTable).Assembly).Run(args);
+        BenchmarkSwitcher.FromAssembly(typeof(OpBench).Assembly).Run(args);
         return 0;
 }

@@ -93,7 +93,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct ColumnSumRows<TV>(float* partial, float* x, int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
         public void Run(int first, int last, int chunk)
-            => AddInOrder<TV>(partial + (nint)chunk * cols, x + (nint)first * cols, cols, last - first, false);
+            => new AddRows<TV>(partial + (nint)chunk * cols, x + (nint)first * cols, cols, last - first, false).Run(0, cols, 0);
     }
 
     public override void GeluForward(Tensor y, Tensor x)

@@ -83,19 +83,27 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <summary>sums = Σ of the rows of partial (+ sums), in row order.</summary>
-    private static void AddInOrder<TV>(float* sums, float* partial, int n, int rows, bool accumulate) where TV : struct, ILanes<TV>
+    private void AddInOrder<TV>(float* sums, float* partial, int n, int rows, bool accumulate) where TV : struct, ILanes<TV>
+        => _rows.For(n, Math.Max(1024, ElementGrain / rows), new AddRows<TV>(sums, partial, n, rows, accumulate));
+
+    private readonly struct AddRows<TV>(float* sums, float* x, nint stride, int rows, bool accumulate) : IRowKernel
+        where TV : struct, ILanes<TV>
     {
-        int j = 0;
-        for (; j <= n - TV.Count; j += TV.Count)
+        public void Run(int first, int last, int chunk)
         {
-            TV s = accumulate ? TV.Load(sums + j) : TV.Zero;
-            for (int r = 0; r < rows; r++) s += TV.Load(partial + (nint)r * n + j);
-            s.Store(sums + j);
+            int j = first;
+            for (; j <= last - TV.Count; j += TV.Count)
+            {
+                TV s = accumulate ? TV.Load(sums + j) : TV.Zero;
+                for (int r = 0; r < rows; r++) s += TV.Load(x + r * stride + j);
+                s.Store(sums + j);
+            }
+            int n = last - j;
+            if (n == 0) return;
+            TV tail = accumulate ? TV.LoadFirst(sums + j, n) : TV.Zero;
+            for (int r = 0; r < rows; r++) tail += TV.LoadFirst(x + r * stride + j, n);
+            tail.StoreFirst(sums + j, n);
         }
-        if (j == n) return;
-        TV tail = accumulate ? TV.LoadFirst(sums + j, n - j) : TV.Zero;
-        for (int r = 0; r < rows; r++) tail += TV.LoadFirst(partial + (nint)r * n + j, n - j);
-        tail.StoreFirst(sums + j, n - j);
     }
 
     private void Multiply<TV>(Product p) where TV : struct, ILanes<TV>

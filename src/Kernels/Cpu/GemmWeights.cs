@@ -25,10 +25,6 @@ internal unsafe struct WeightGradient
     /// <summary>(ranges, M, N) where the ranges are several.</summary>
     public float* Partial;
 
-    /// <summary>Packing areas, one a thread, and a word each that says whether it is taken.</summary>
-    public float* Areas;
-    public int* Taken;
-
     /// <summary>Tokens of a block, blocks of a range, and counts.</summary>
     public int Block, RangeBlocks, Blocks, Ranges, RowParts, ColParts, Threads;
 
@@ -55,6 +51,8 @@ internal unsafe struct WeightGradient
 
 public sealed unsafe partial class CpuBackend
 {
+    private const int GemmDeskSlot = 1;        // what units of work pack for themselves
+
     /// <summary>
     /// c = aᵀ·b (+ c) for row-major a (K, M) and b (K, N); with it the column sums of a (+ sums). TA are the lanes of half a tile's
     /// panel of A: eight, or one.
@@ -63,54 +61,31 @@ public sealed unsafe partial class CpuBackend
         int m, int n, int k) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
         var g = new WeightGradient(m, n, k, Threads) { A = a, B = b, C = c, Accumulate = accumulate };
-        nint area = AreaFloats<TV, TA>(g), partial = g.Ranges > 1 ? (nint)g.Ranges * m * n : 0, sumFloats = sums == null ? 0 : (nint)g.Blocks * m;
-        const int flagFloats = 1024;
-        float* scratch = GemmScratch(area * Threads + partial + sumFloats + flagFloats);
-        g.Areas = scratch;
-        g.Partial = partial == 0 ? null : scratch + area * Threads;
-        g.Sums = sums == null ? null : scratch + area * Threads + partial;
-        g.Taken = (int*)(scratch + area * Threads + partial + sumFloats);
-        new Span<int>(g.Taken, Math.Min(Threads, flagFloats)).Clear();
-        _rows.For(g.Units, 1, new WeightUnits<TV, TA>(g, area));
+        nint partial = g.Ranges > 1 ? (nint)g.Ranges * m * n : 0;
+        float* scratch = GemmScratch(partial + (nint)g.Blocks * m);
+        g.Partial = partial == 0 ? null : scratch;
+        g.Sums = sums == null ? null : scratch + partial;
+        _rows.For(g.Units, 1, new WeightUnits<TV, TA>(g, NewDesks(GemmDeskSlot, g.Units, AreaFloats<TV, TA>(g))));
         if (sums != null) AddInOrder<TV>(sums, g.Sums, m, g.Blocks, accumulateSums);
-        if (g.Partial != null) _rows.For(m, Math.Max(1, ElementGrain / n), new AddRanges<TV>(g));
+        if (g.Partial != null) AddInOrder<TV>(c, g.Partial, m * n, g.Ranges, accumulate);
     }
 
     private static nint AreaFloats<TV, TA>(in WeightGradient g) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
-        int width = MicroKernels.Vectors * TV.Count, rows = WeightGradient.PartStart(g.M, g.RowParts, 1), cols = WeightGradient.PartStart(g.N, g.ColParts, 1);
-        return (nint)Ceiling(rows, 3 * TA.Count) * 3 * (g.Block * TA.Count + PanelGap) + (nint)Ceiling(cols, width) * (g.Block * width + PanelGap);
+        int width = MicroKernels.Vectors * TV.Count;
+        int rows = WeightGradient.PartStart(g.M, g.RowParts, 1), cols = WeightGradient.PartStart(g.N, g.ColParts, 1);
+        nint a = (nint)Ceiling(rows, 3 * TA.Count) * 3 * (g.Block * TA.Count + PanelGap);
+        return a + (nint)Ceiling(cols, width) * (g.Block * width + PanelGap);
     }
 
-    private readonly struct AddRanges<TV>(WeightGradient g) : IRowKernel where TV : struct, ILanes<TV>
-    {
-        public void Run(int first, int last, int chunk)
-        {
-            int n = (last - first) * g.N, j = 0;
-            nint stride = (nint)g.M * g.N;
-            float* c = g.C + (nint)first * g.N, p = g.Partial + (nint)first * g.N;
-            for (; j <= n - TV.Count; j += TV.Count)
-            {
-                TV s = g.Accumulate ? TV.Load(c + j) : TV.Zero;
-                for (int r = 0; r < g.Ranges; r++) s += TV.Load(p + r * stride + j);
-                s.Store(c + j);
-            }
-            if (j == n) return;
-            TV tail = g.Accumulate ? TV.LoadFirst(c + j, n - j) : TV.Zero;
-            for (int r = 0; r < g.Ranges; r++) tail += TV.LoadFirst(p + r * stride + j, n - j);
-            tail.StoreFirst(c + j, n - j);
-        }
-    }
-
-    private readonly struct WeightUnits<TV, TA>(WeightGradient g, nint areaFloats) : IRowKernel
+    private readonly struct WeightUnits<TV, TA>(WeightGradient g, Desks desks) : IRowKernel
         where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
         public void Run(int first, int last, int chunk)
         {
-            int area = 0;
-            while (Interlocked.CompareExchange(ref g.Taken[area], 1, 0) != 0) area = (area + 1) % g.Threads;
-            for (int unit = first; unit < last; unit++) Unit(unit, g.Areas + area * areaFloats);
-            Volatile.Write(ref g.Taken[area], 0);
+            float* area = desks.Take(out int desk);
+            for (int unit = first; unit < last; unit++) Unit(unit, area);
+            desks.Leave(desk);
         }
 
         private void Unit(int unit, float* area)

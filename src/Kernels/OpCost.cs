@@ -1,0 +1,116 @@
+namespace MimEngine.Kernels;
+
+/// <summary>
+/// What one call of an operation costs at least: flops of its formula (a multiply-add is two; an exponential, a division or a root
+/// counts as one) and bytes that must move if every operand passes the memory bus once. Time below either roof is impossible, so a
+/// measured time gives a share of the roof.
+/// </summary>
+/// <param name="Name">The operation of <see cref="Backend"/>.</param>
+/// <param name="Flops">Floating-point operations; integer work counts as none.</param>
+/// <param name="Bytes">Read plus written.</param>
+/// <remarks>M rows, N outputs, K inputs of a linear layer; B images, T tokens, C width, H heads; optional operands as flags.</remarks>
+public readonly record struct OpCost(string Name, double Flops, double Bytes)
+{
+    private const double Float = sizeof(float);
+
+    /// <summary>Two operations in turn.</summary>
+    public static OpCost operator +(OpCost a, OpCost b) => new($"{a.Name} + {b.Name}", a.Flops + b.Flops, a.Bytes + b.Bytes);
+
+    private static OpCost Of(string name, double flops, double floats, double bytes = 0) => new(name, flops, floats * Float + bytes);
+
+    // Memory
+    public static OpCost Fill(long n) => Of(nameof(Backend.Fill), 0, n);
+    public static OpCost Copy(long n) => Of(nameof(Backend.Copy), 0, 2.0 * n);
+
+    /// <summary>y = a·x + b·y reads y unless b is 0.</summary>
+    public static OpCost AddScaled(long n, bool keeps = true)
+        => Of(nameof(Backend.AddScaled), keeps ? 3.0 * n : n, keeps ? 3.0 * n : 2.0 * n);
+
+    // Dense
+    public static OpCost LinearForward(double m, double n, double k)
+        => Of(nameof(Backend.LinearForward), 2 * m * n * k + m * n, m * k + n * k + n + m * n);
+
+    /// <summary>Any of the three gradients; 2·M·N·K for each product.</summary>
+    public static OpCost LinearBackward(double m, double n, double k, bool input = true, bool weight = true, bool bias = true)
+    {
+        double flops = (input ? 2 * m * n * k : 0) + (weight ? 2 * m * n * k : 0) + (bias ? m * n : 0);
+        return Of(nameof(Backend.LinearBackward), flops, m * n + (input ? n * k + m * k : 0) + (weight ? m * k + n * k : 0) + (bias ? n : 0));
+    }
+
+    public static OpCost LinearGeluForward(double m, double n, double k)
+        => Of(nameof(Backend.LinearGeluForward), 2 * m * n * k + m * n + GeluFlops * m * n, m * k + n * k + n + 2 * m * n);
+
+    public static OpCost LinearResidualForward(double m, double n, double k)
+        => Of(nameof(Backend.LinearResidualForward), 2 * m * n * k + 4 * m * n, m * k + n * k + 2 * n + 2 * m * n);
+
+    private const double GeluFlops = 32;        // an exponential of 11, a polynomial of 15, a division, 5 more
+    private const double GeluSlopeFlops = 36;
+
+    public static OpCost GeluForward(double n) => Of(nameof(Backend.GeluForward), GeluFlops * n, 2 * n);
+    public static OpCost GeluBackward(double n) => Of(nameof(Backend.GeluBackward), GeluSlopeFlops * n, 3 * n);
+    public static OpCost ScaleAddForward(double m, double n) => Of(nameof(Backend.ScaleAddForward), 3 * m * n, 3 * m * n);
+    public static OpCost ScaleAddBackward(double m, double n, bool scaled = true)
+        => Of(nameof(Backend.ScaleAddBackward), 2 * m * n, (scaled ? 3 : 2) * m * n);
+    public static OpCost LayerScaleBackward(double n, double k) => Of(nameof(Backend.LayerScaleBackward), 3 * n * k, 3 * n * k);
+
+    // Norm
+    /// <summary>Mean, squared deviations, scale and shift: 8 a number.</summary>
+    public static OpCost LayerNormForward(double m, double c) => Of(nameof(Backend.LayerNormForward), 8 * m * c, 2 * m * c + 2 * m + 2 * c);
+    public static OpCost LayerNormBackward(double m, double c) => Of(nameof(Backend.LayerNormBackward), 14 * m * c, 3 * m * c + 2 * m + 3 * c);
+    public static OpCost SoftmaxForward(double m, double c) => Of(nameof(Backend.SoftmaxForward), 5 * m * c, 2 * m * c);
+    public static OpCost SoftmaxBackward(double m, double c) => Of(nameof(Backend.SoftmaxBackward), 4 * m * c, 3 * m * c);
+    public static OpCost BatchNormForward(double m, double c) => Of(nameof(Backend.BatchNormForward), 6 * m * c, 2 * m * c + 6 * c);
+    public static OpCost BatchNormBackward(double m, double c) => Of(nameof(Backend.BatchNormBackward), 9 * m * c, 3 * m * c + 2 * c);
+
+    // Attention
+    /// <summary>Two products of T² · C multiply-adds an image, and a softmax of 5 a logit.</summary>
+    public static OpCost AttentionForward(double b, double t, double c, double heads)
+        => Of(nameof(Backend.AttentionForward), b * (4 * t * t * c + 5 * heads * t * t), b * t * (4 * c + heads));
+
+    /// <summary>Five products of T² · C multiply-adds an image: the logits again, dv, dp, dq, dk.</summary>
+    public static OpCost AttentionBackward(double b, double t, double c, double heads)
+        => Of(nameof(Backend.AttentionBackward), b * (10 * t * t * c + 5 * heads * t * t), b * t * (8 * c + heads));
+
+    public static OpCost RelativePositionBiasForward(double t, double heads) => Of(nameof(Backend.RelativePositionBiasForward), 0, heads * t * t);
+    public static OpCost RelativePositionBiasBackward(double t, double heads)
+        => Of(nameof(Backend.RelativePositionBiasBackward), heads * t * t, heads * t * t);
+
+    // Tokens
+    public static OpCost Patchify(double b, double pixels) => Of(nameof(Backend.Patchify), 0, 2 * b * 3 * pixels);
+    public static OpCost Unpatchify(double b, double pixels) => Of(nameof(Backend.Unpatchify), 0, 2 * b * 3 * pixels);
+
+    /// <summary>Hidden patches are not read; positions are read once, as they stay in the caches.</summary>
+    public static OpCost AssembleTokensForward(double b, double t, double c, double hiddenShare)
+        => Of(nameof(Backend.AssembleTokensForward), b * t * c, b * t * c * (2 - hiddenShare) + t * c, b * t);
+    public static OpCost AssembleTokensBackward(double b, double t, double c)
+        => Of(nameof(Backend.AssembleTokensBackward), b * t * c, 2 * b * t * c + t * c, b * t);
+    public static OpCost SliceTokensForward(double b, double n, double c) => Of(nameof(Backend.SliceTokensForward), 0, 2 * b * n * c);
+    public static OpCost SliceTokensBackward(double b, double t, double n, double c)
+        => Of(nameof(Backend.SliceTokensBackward), 0, b * n * c + b * t * c);
+    public static OpCost MeanTokensForward(double b, double t, double c) => Of(nameof(Backend.MeanTokensForward), b * t * c, b * t * c + b * c);
+    public static OpCost MeanTokensBackward(double b, double t, double c) => Of(nameof(Backend.MeanTokensBackward), b * c, b * t * c + b * c);
+
+    // Loss
+    /// <summary>Loss and gradient; visible patches are only zeroed, so the hidden share of prediction and picture is read.</summary>
+    public static OpCost MaskedPixelLoss(double b, double pixels, double hiddenShare)
+        => Of(nameof(Backend.MaskedPixelLoss), 5 * b * 3 * pixels * hiddenShare, b * 3 * pixels * (1 + 2 * hiddenShare));
+    public static OpCost CrossEntropyLoss(double b, double classes) => Of(nameof(Backend.CrossEntropyLoss), 8 * b * classes, 3 * b * classes);
+
+    // Optim
+    public static OpCost SquaredNorms(double n) => Of(nameof(Backend.SquaredNorms), 2 * n, n);
+    public static OpCost ClipScales(double segments) => Of(nameof(Backend.ClipScales), 4 * segments, 2 * segments);
+
+    /// <summary>Reads p, m, v, g; writes p, m, v.</summary>
+    public static OpCost AdamWStep(double n) => Of(nameof(Backend.AdamWStep), 15 * n, 7 * n);
+    public static OpCost LarsStep(double n) => Of(nameof(Backend.LarsStep), 11 * n, 5 * n);
+    public static OpCost SgdStep(double n) => Of(nameof(Backend.SgdStep), 6 * n, 5 * n);
+
+    // Image
+    public static OpCost NormalizeImages(double b, double pixels) => Of(nameof(Backend.NormalizeImages), 2 * b * 3 * pixels, b * 3 * pixels, b * 3 * pixels);
+    public static OpCost Luma(double b, double pixels) => Of(nameof(Backend.Luma), 0, 0, 4 * b * pixels);
+    public static OpCost FastKeypoints(double b, double pixels) => Of(nameof(Backend.FastKeypoints), 0, 0, 2 * b * pixels);
+    public static OpCost MarkKeypoints(double b, double pixels) => Of(nameof(Backend.MarkKeypoints), 0, 0, 2 * b * pixels);
+    public static OpCost BoxDensity(double b, double pixels, double cell)
+        => Of(nameof(Backend.BoxDensity), b * pixels / (cell * cell), b * pixels / (cell * cell), b * pixels);
+    public static OpCost KeypointWeights(double b, double cells) => Of(nameof(Backend.KeypointWeights), 4 * b * cells, 2 * b * cells);
+}
