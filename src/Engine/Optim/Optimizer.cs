@@ -61,8 +61,10 @@ public sealed class Optimizer : IDisposable
     {
         _params.ClearAbsent(_backend);
         _active = 0;
-        foreach (Param p in _params.Params)
+        // By index: an enumerator of an interface would be an object a step.
+        for (int i = 0; i < _params.Params.Count; i++)
         {
+            Param p = _params.Params[i];
             if (!p.Written) continue;
             int t = ++StepCounts[p.Segment];
             bool decays = Decays(_config.Decay, p.Name, p.DeclaredShape);
