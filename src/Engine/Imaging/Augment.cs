@@ -55,6 +55,12 @@ public sealed record AugmentConfig
     /// <summary>Probability of exchanging top and bottom.</summary>
     public float VerticalFlip { get; init; }
 
+    /// <summary>One transform of TrivialAugmentWide after the flips.</summary>
+    public bool TrivialAugment { get; init; }
+
+    /// <summary>Probability of blacking out a rectangle, last of all.</summary>
+    public float RandomErasing { get; init; }
+
     /// <summary>Refuses what cannot be meant.</summary>
     /// <returns>One sentence, or none when all is well.</returns>
     public string? Complaint()
@@ -65,7 +71,8 @@ public sealed record AugmentConfig
             return $"augment.ratioMin and ratioMax are {RatioMin} and {RatioMax}; they must be positive and rise.";
         if (!(CenterFraction is > 0 and <= 1)) return $"augment.centerFraction is {CenterFraction}; it must lie in (0, 1].";
         if (!(HorizontalFlip is >= 0 and <= 1)) return $"augment.horizontalFlip is {HorizontalFlip}; it is a probability.";
-        return VerticalFlip is >= 0 and <= 1 ? null : $"augment.verticalFlip is {VerticalFlip}; it is a probability.";
+        if (!(VerticalFlip is >= 0 and <= 1)) return $"augment.verticalFlip is {VerticalFlip}; it is a probability.";
+        return RandomErasing is >= 0 and <= 1 ? null : $"augment.randomErasing is {RandomErasing}; it is a probability.";
     }
 }
 
@@ -74,12 +81,21 @@ public sealed class Augmenter(AugmentConfig config)
 {
     private const int Tries = 10;
     private readonly Resampler _resampler = new();
+    private readonly TrivialAugment _trivial = new();
 
-    /// <summary>One crop. Draws in the order of SPEC A.1: (area, ratio, top, left) a try, vertical flip, horizontal flip.</summary>
+    /// <summary>One crop. Draws in the order of SPEC A.1: (area, ratio, top, left) a try, vertical flip, horizontal flip, policies.</summary>
     /// <param name="random">Everything random is drawn from here; what a configuration does not need is not drawn.</param>
     /// <param name="cropPixels">Pixels a side, S.</param>
     /// <param name="planar">(3, S, S), written.</param>
     public void Apply(RgbImage image, ref RngSequence random, int cropPixels, Span<byte> planar)
+    {
+        planar = planar[..(3 * cropPixels * cropPixels)];
+        Frame(image, ref random, cropPixels, planar);
+        if (config.TrivialAugment) _trivial.Apply(planar, cropPixels, ref random);
+        if (config.RandomErasing > 0 && random.Uniform() < config.RandomErasing) RandomErasing.Apply(planar, cropPixels, ref random);
+    }
+
+    private void Frame(RgbImage image, ref RngSequence random, int cropPixels, Span<byte> planar)
     {
         CropBox box = config.Framing switch
         {

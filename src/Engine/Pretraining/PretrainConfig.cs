@@ -94,6 +94,7 @@ public sealed record PretrainConfig
     public void Validate()
     {
         VitConfig e = Encoder;
+        if (Augment.Complaint() is { } complaint) throw new ConfigException(complaint);
         Require(e.PatchPixels > 0 && e.ImagePixels > 0 && e.ImagePixels % e.PatchPixels == 0,
             $"encoder.patchPixels is {e.PatchPixels}; it must divide encoder.imagePixels ({e.ImagePixels}).");
         Require(e.Width > 0 && e.Heads > 0 && e.Width % e.Heads == 0,

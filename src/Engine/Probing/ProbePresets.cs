@@ -64,7 +64,7 @@ public static class ProbePresets
         BatchNorm = false,
         Init = ClassifierInit.PyTorch,
         View = AugmentConfig.Resize with { Antialias = false },
-        Augment = AugmentConfig.Resize with { Antialias = false },
+        Augment = AugmentConfig.Resize with { Antialias = false, TrivialAugment = true, RandomErasing = 0.5f },
         Mix = BatchMix.MixupCutmix,
         Epochs = 110,
         Batch = 256,
