@@ -159,6 +159,23 @@ public class CliRunTests
     }
 
     [Test]
+    public void Data_that_cannot_be_read_is_one_sentence()
+    {
+        Directory.CreateDirectory(In("texts"));
+        for (int i = 0; i < 30; i++) File.WriteAllText(In($"texts/{i:00}.png"), "this is a text");
+        Directory.CreateDirectory(In("idx"));
+        File.WriteAllBytes(In("idx/train-images-idx3-ubyte"), [0, 0, 8, 3, 0, 0, 0, 100, 0, 0, 0, 28, 0, 0, 0, 28, .. new byte[1000]]);
+        File.WriteAllBytes(In("idx/train-labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 100, .. new byte[100]]);
+        string[] small = ["--vit", "micro", "--pixels", "32", "--batch", "8", "--epochs", "1", "--out", In("r")];
+        Fails(1, ".png", ["pretrain", "--data", In("texts"), .. small]);
+        Fails(1, "train-images-idx3-ubyte", ["pretrain", "--data", In("idx"), .. small]);
+        File.WriteAllBytes(In("cut.mimpack"), new byte[10]);
+        Fails(1, "cut.mimpack", ["pretrain", "--data", In("cut.mimpack"), .. small]);
+        File.WriteAllText(In("recipe.json"), """{"recipe":"kamim","masking":{"ratoi":0.5}}""");
+        Fails(2, "did you mean 'ratio'", ["pretrain", "--recipe", In("recipe.json"), .. small]);
+    }
+
+    [Test]
     public void Damaged_checkpoints_are_passed_over_or_refused_never_ignored()
     {
         Pretrain("run");

@@ -59,6 +59,7 @@ public class CliTests
         Assert.That((code, error), Is.EqualTo((0, "")));
         Assert.That(output, Does.Match(@"(?m)^  cpu +yes +CPU, 3 threads"));
         Assert.That(output, Does.Match(@"(?m)^  cuda +(no +device 'cuda'|yes)"));
+        Assert.That(output, Does.Match(@"(?m)^Pictures: PNG"));
     }
 
     [Test]

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using MimEngine.Engine.Imaging;
 using MimEngine.Kernels;
 
 namespace MimEngine.Cli;
@@ -19,6 +20,7 @@ internal static class DevicesCommand
         string[] names = ["cpu", "cuda", "opencl", "sim"];
         display.Table("Devices", ["name", "usable", "what it is"], [.. names.Select(name => Row(name, threads))]);
         display.Line($"CPU: {Machine.CpuName()}. Choose with --device NAME; the cpu is the default.");
+        display.Line(ImageFile.WhyNoJpeg is { } why ? $"Pictures: PNG; no JPEG: {why}" : "Pictures: PNG and JPEG can be read here.");
         return 0;
     }
 
