@@ -138,6 +138,34 @@ public class RunFolderTests
     }
 
     [Test]
+    public void A_full_disk_holds_lines_back_until_there_is_room()
+    {
+        using SmallDisk disk = new() { Room = 40 };
+        using MetricsLog log = new(disk, "metrics.jsonl");
+        for (int step = 1; step <= 5; step++) log.Write(step, [new("loss", 0.5)]);   // 24 bytes a line
+        Assert.That(log.Trouble, Does.Contain("metrics.jsonl").And.Contain("No space left"));
+        Assert.That(Encoding.UTF8.GetString(disk.ToArray()), Is.EqualTo("{\"step\":1,\"loss\":0.5}\n"), "no torn line");
+        disk.Room = 1000;
+        log.Write(6, [new("loss", 0.5)]);
+        Assert.That(log.Trouble, Is.Null);
+        Assert.That(Encoding.UTF8.GetString(disk.ToArray()),
+            Is.EqualTo(string.Concat(Enumerable.Range(1, 6).Select(step => $"{{\"step\":{step},\"loss\":0.5}}\n"))));
+    }
+
+    /// <summary>Writes what fits, then says that the disk is full, as a file system does.</summary>
+    private sealed class SmallDisk : MemoryStream
+    {
+        public long Room { get; set; }
+
+        public override void Write(ReadOnlySpan<byte> buffer)
+        {
+            int fits = (int)Math.Min(buffer.Length, Room - Position);
+            base.Write(buffer[..fits]);
+            if (fits < buffer.Length) throw new IOException("No space left on device : 'metrics.jsonl'", 28);
+        }
+    }
+
+    [Test]
     public void TensorBoard_records_read_back_with_valid_checksums()
     {
         byte[] png = [0x89, (byte)'P', (byte)'N', (byte)'G', .. Enumerable.Range(0, 300).Select(i => (byte)i)];

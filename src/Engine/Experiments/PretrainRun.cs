@@ -82,6 +82,7 @@ public sealed class PretrainRun : IDisposable
     private readonly Reconstruction _reconstruction;
     private readonly List<string> _pictures = [];
     private long _step;
+    private string? _trouble;
 
     /// <summary>Opens everything and refuses what cannot work, before the first step.</summary>
     private PretrainRun(PretrainOptions options, IPretrainObserver observer)
@@ -195,6 +196,9 @@ public sealed class PretrainRun : IDisposable
             new("data_wait", p.DataWait)]);
         metrics.Write(p.Step, line.ToArray());
         foreach (Metric m in line) events.Scalar(p.Step, "train/" + m.Name, m.Value);
+        string? trouble = metrics.Trouble ?? events.Trouble;
+        if (trouble is not null && _trouble is null) _observer.Note(trouble);
+        _trouble = trouble;
     }
 
     private void Draw(EventFile events)

@@ -11,11 +11,11 @@ namespace MimEngine.Engine.Runs;
 /// </remarks>
 public sealed class EventFile : IDisposable
 {
-    private readonly FileStream _file;
+    private readonly AppendFile _file;
     private readonly Func<double> _clock;
     private readonly MemoryStream _event = new(), _value = new(), _picture = new();
 
-    private EventFile(FileStream file, Func<double> clock) => (_file, _clock) = (file, clock);
+    private EventFile(FileStream file, Func<double> clock) => (_file, _clock) = (new AppendFile(file, file.Name), clock);
 
     /// <summary>
     /// Starts <c>events.out.tfevents.&lt;seconds&gt;.mim</c> in a folder. A resumed run starts another file, which tells TensorBoard to
@@ -80,6 +80,9 @@ public sealed class EventFile : IDisposable
         EndSummary();
     }
 
+    /// <summary>Why records wait to be written (a full disk), a sentence; none when all are.</summary>
+    public string? Trouble => _file.Trouble;
+
     public void Dispose() => _file.Dispose();
 
     private void Begin(long step)
@@ -110,7 +113,7 @@ public sealed class EventFile : IDisposable
         BinaryPrimitives.WriteUInt32LittleEndian(record.AsSpan(8), Masked(record.AsSpan(0, 8)));
         payload.CopyTo(record.AsSpan(12));
         BinaryPrimitives.WriteUInt32LittleEndian(record.AsSpan(12 + payload.Length), Masked(payload));
-        _file.Write(record);
+        _file.Append(record);
     }
 
     private static uint Masked(ReadOnlySpan<byte> bytes) => uint.RotateRight(Crc32C.Append(0, bytes), 15) + 0xA282EAD8u;

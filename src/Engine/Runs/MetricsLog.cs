@@ -12,13 +12,13 @@ public readonly record struct Metric(string Name, double Value);
 /// </summary>
 public sealed class MetricsLog : IDisposable
 {
-    private readonly FileStream _file;
+    private readonly AppendFile _file;
     private readonly ArrayBufferWriter<byte> _line = new(512);
     private readonly Utf8JsonWriter _json;
 
-    private MetricsLog(FileStream file)
+    internal MetricsLog(Stream file, string name)
     {
-        _file = file;
+        _file = new AppendFile(file, name);
         _json = new Utf8JsonWriter(_line,
             new JsonWriterOptions { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping });
     }
@@ -32,7 +32,7 @@ public sealed class MetricsLog : IDisposable
             FileStream file = new(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0);
             file.SetLength(Keep(file, step));
             file.Position = file.Length;
-            return new(file);
+            return new(file, path);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -56,11 +56,14 @@ public sealed class MetricsLog : IDisposable
         _json.WriteEndObject();
         _json.Flush();
         _line.Write("\n"u8);
-        _file.Write(_line.WrittenSpan);
+        _file.Append(_line.WrittenSpan);
     }
 
+    /// <summary>Why lines wait to be written (a full disk), a sentence; none when all are.</summary>
+    public string? Trouble => _file.Trouble;
+
     /// <summary>Returns when all lines are on the disk; before a checkpoint, so that no saved step lacks its lines.</summary>
-    public void Sync() => _file.Flush(flushToDisk: true);
+    public void Sync() => _file.Sync();
 
     public void Dispose()
     {
