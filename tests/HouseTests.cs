@@ -96,7 +96,8 @@ public partial class HouseTests
     [Test]
     public void Engine_and_kernels_read_neither_clock_nor_environment()
         => Assert.That(Violations("src/Engine", @"\bDateTime(Offset)?\.(Utc)?(Now|Today)\b|\bEnvironment\.")
-            .Concat(Violations("src/Kernels", @"\bDateTime(Offset)?\.(Utc)?(Now|Today)\b|\bEnvironment\.(?!ProcessorCount\b)")), Is.Empty);
+            .Concat(Violations("src/Kernels",
+                @"\bDateTime(Offset)?\.(Utc)?(Now|Today)\b|\bEnvironment\.(?!(ProcessorCount|CurrentManagedThreadId)\b)")), Is.Empty);
 
     [Test]
     public void Only_the_cpu_backend_asks_for_the_processor_count()
@@ -170,7 +171,7 @@ public partial class HouseTests
     public void Public_types_are_documented()
     {
         List<string> bare = [];
-        foreach (Source source in Sources("src").Where(s => !s.Path.EndsWith("AugmentTmp.cs")))
+        foreach (Source source in Sources("src"))
             for (int i = 0; i < source.Lines.Length; i++)
             {
                 if (!Regex.IsMatch(source.Lines[i], @"^public (?!.*\bpartial\b).*\b(class|struct|interface|enum|record)\b")) continue;

@@ -13,6 +13,7 @@ internal static partial class OpCases
             yield return Softmax(m, c, Draws.Normal(0, 3));
         }
         yield return LayerNorm(7, 33, 1e-12f, Draws.Normal(10, 1));
+        yield return LayerNorm(6, 35, 0.5f, Draws.Normal(0, 1));
         yield return LayerNorm(9, 130, 1e-5f, Draws.NormalWith(30, -30));
         yield return Softmax(6, 21, Draws.NormalWith(double.NegativeInfinity, 80, -80));
         yield return Softmax(6, 40, Draws.Normal(1000, 30));
