@@ -19,7 +19,8 @@ public class OpCostTests
         Assert.That(costs.Select(m => m.Name), Is.EquivalentTo(operations));
         foreach (MethodInfo m in costs)
         {
-            object[] arguments = [.. m.GetParameters().Select(p => p.ParameterType == typeof(bool) ? true : Convert.ChangeType(8, p.ParameterType))];
+            object[] arguments = [.. m.GetParameters().Select(p => p.ParameterType == typeof(bool) ? true
+                : p.Name == "hiddenShare" ? 0.5 : Convert.ChangeType(8, p.ParameterType))];
             var cost = (OpCost)m.Invoke(null, arguments)!;
             Assert.That(cost.Name, Is.EqualTo(m.Name));
             Assert.That(cost.Bytes, Is.Positive, m.Name);

@@ -60,8 +60,8 @@ public sealed unsafe partial class CpuBackend
     private const int GemmSlot = 0;            // one op's packed operands and partial sums
     private const int LongestBlock = 768;      // of the sum: 8 rows of A are 24 kB (half of L1), a panel of B 147 kB
     private const int PanelGap = 16;           // floats between panels: strides that are multiples of 4096 bytes share cache sets
-    private const int ChunkTiles = 12;         // tiles one above the other in a unit: that often a panel is used once it is in L2
-    private const int LeastUnits = 16;         // units of work of a product: enough for any two to eight threads to end together
+    private const int ChunkTiles = 24;         // one above the other in a unit: that often a panel is used once it is in L2, with 590 kB of A
+    private const int LeastUnits = 32;         // units of work of a product: enough for a few threads to end together
 
     /// <summary>y = x·wᵀ (+ b), or what <paramref name="finish"/> makes of it. Fields that a finish needs are in <paramref name="p"/>.</summary>
     private void MultiplyByTransposed<TV>(Product p, float* x, float* w) where TV : struct, ILanes<TV>
@@ -124,10 +124,9 @@ public sealed unsafe partial class CpuBackend
     /// <summary>Cuts the product into units by its shape alone.</summary>
     private static void Units<TV>(ref Product p) where TV : struct, ILanes<TV>
     {
-        int panels = Ceiling(p.N, MicroKernels.Vectors * TV.Count);
-        int chunks = Math.Max(1, Ceiling(p.M, ChunkTiles * MicroKernels.Rows<TV>()));
-        // Small products get shorter chunks.
-        p.ChunkRows = (chunks * panels < LeastUnits ? ChunkTiles / 3 : ChunkTiles) * MicroKernels.Rows<TV>();
+        int tileRows = MicroKernels.Rows<TV>(), panels = Ceiling(p.N, MicroKernels.Vectors * TV.Count);
+        int chunks = Math.Max(1, Ceiling(p.M, ChunkTiles * tileRows));
+        p.ChunkRows = (chunks * panels < LeastUnits ? ChunkTiles / 4 : ChunkTiles) * tileRows;   // small products: shorter chunks
         chunks = Math.Max(1, Ceiling(p.M, p.ChunkRows));
         p.GroupPanels = Ceiling(panels, Math.Min(panels, Ceiling(LeastUnits, chunks)));
         p.Groups = Ceiling(panels, p.GroupPanels);
@@ -192,15 +191,20 @@ public sealed unsafe partial class CpuBackend
                     int col = panel * width, cols = Math.Min(width, p.N - col), vectors = Ceiling(cols, TV.Count);
                     t.Tail = cols % TV.Count;
                     t.B = p.B + block * p.BBlock + panel * p.BPanel;
-                    t.AheadStep = panel == firstPanel && p.Block >= p.K ? tileRows * sizeof(float) : 0;
+                    // The first panel's tiles fetch the next tile's rows of A, one run of memory if K is one block; the others' fetch the
+                    // next panel of B among them.
+                    bool fetchesA = panel == firstPanel && p.Block >= p.K;
+                    int shareOfB = Ceiling((int)p.BPanel, Ceiling(lastRow - firstRow, tileRows));
+                    t.AheadStep = fetchesA ? tileRows * sizeof(float) : Math.Min(64, Ceiling(shareOfB * sizeof(float), t.K));
+                    float* nextB = t.B + p.BPanel;
                     float* bias = starts && p.Bias != null ? p.Bias + col : zeros;
                     for (int row = firstRow; row < lastRow; row += tileRows)
                     {
                         int rows = Math.Min(tileRows, lastRow - row);
                         float* c = p.C + (nint)row * p.N + col;
                         t.A = p.A + (nint)row * p.K + k;
-                        // The first panel's tiles fetch the next tile's rows of A, which are one run of memory if K is one block.
-                        t.Ahead = (byte*)(t.A + (nint)tileRows * p.K);
+                        t.Ahead = (byte*)(fetchesA ? t.A + (nint)tileRows * p.K : nextB);
+                        nextB += shareOfB;
                         bool apart = p.Finish == Finish.Residual, fresh = apart || (starts && !p.Accumulate);
                         t.Start = fresh ? bias : c;
                         t.StartRow = fresh ? 0 : p.N;
