@@ -14,7 +14,7 @@ internal sealed class ExperimentOptions
     private readonly Option<long?> _pixels = Options.Number("--pixels", "N",
         "Side of the crops; patches and mask cells follow. [the recipe's; 32 for the embedded pictures]", least: 16);
     private readonly Option<long?> _epochs = Options.Number("--epochs", "N",
-        "Passes over the pictures; the schedule spans them, with rates for short runs. [the recipe's; 20 for the embedded pictures]",
+        "Passes over the pictures; the schedule spans them, with rates for short runs. [the recipe's; 30 for the embedded pictures]",
         least: 1);
     private readonly Option<long?> _batch = Options.Number("--batch", "N",
         "Pictures of one pass through the network. [the recipe's; 64 for the embedded pictures]", least: 1);
@@ -41,21 +41,20 @@ internal sealed class ExperimentOptions
     /// <exception cref="ConfigException">Whatever is unknown or makes no sense.</exception>
     public PretrainConfig Resolve(ParseResult parsed)
     {
-        PretrainConfig config = FromRecipe(parsed.GetValue(_recipe) ?? "kamim");
+        int? batch = parsed.GetValue(_batch) is { } pictures ? (int)Math.Min(pictures, 1 << 20) : null;
+        double? epochs = parsed.GetValue(_epochs);
+        string? data = parsed.GetValue(DataPath);
+        PretrainConfig config = FromRecipe(parsed.GetValue(_recipe) ?? "kamim", data is not null, batch, epochs);
         // The full path, so that the run can be continued from any folder.
-        if (parsed.GetValue(DataPath) is { } data) config = config with { Data = Path.GetFullPath(data) };
-        bool embedded = config.Data is null;
-        if ((parsed.GetValue(_vit) ?? (embedded ? "mini" : null)) is { } size)
-            config = config with { Encoder = Sized(config.Encoder, size) };
-        if ((parsed.GetValue(_pixels) ?? (embedded ? 32 : null)) is { } pixels)
-            config = Recipes.AtPixels(config, (int)Math.Min(pixels, 65536));
-        int batch = (int)Math.Min(parsed.GetValue(_batch) ?? (embedded ? 64 : config.Run.Batch), 1 << 20);
-        if ((parsed.GetValue(_epochs) ?? (embedded ? 20 : null)) is { } epochs) config = Recipes.Short(config, epochs, batch);
+        if (data is not null) config = config with { Data = Path.GetFullPath(data) };
+        if (parsed.GetValue(_vit) is { } size) config = config with { Encoder = Sized(config.Encoder, size) };
+        if (parsed.GetValue(_pixels) is { } pixels) config = Recipes.AtPixels(config, (int)Math.Min(pixels, 65536));
         config = config with
         {
             Run = config.Run with
             {
-                Batch = batch,
+                Batch = batch ?? config.Run.Batch,
+                Epochs = epochs ?? config.Run.Epochs,
                 Steps = parsed.GetValue(_steps) ?? config.Run.Steps,
                 Seed = (ulong?)parsed.GetValue(_seed) ?? config.Run.Seed,
             },
@@ -65,15 +64,23 @@ internal sealed class ExperimentOptions
         return config;
     }
 
-    private static PretrainConfig FromRecipe(string recipe)
+    /// <summary>The recipe with the length asked for; without other pictures, its preset for the embedded ones. A file's keys go on top.</summary>
+    private static PretrainConfig FromRecipe(string recipe, bool hasData, int? batch, double? epochs)
     {
         if (!recipe.EndsWith(".json", StringComparison.OrdinalIgnoreCase))
-            return Recipes.ByName.TryGetValue(recipe, out Func<PretrainConfig>? make) ? make()
+            return Recipes.ByName.TryGetValue(recipe, out Func<PretrainConfig>? make)
+                ? Fitted(make())
                 : throw new ConfigException($"--recipe {recipe}: there is no such recipe"
                     + UsageError.OrKnown(recipe, Recipes.ByName.Keys));
         if (!File.Exists(recipe)) throw new ConfigException($"--recipe {recipe}: no such file.");
         string json = File.ReadAllText(recipe);
-        return ConfigJson.Overlay(Recipes.Named(BaseOf(json, recipe)), json, recipe);
+        PretrainConfig named = Recipes.Named(BaseOf(json, recipe));
+        hasData |= ConfigJson.Overlay(named, json, recipe).Data is not null;
+        return ConfigJson.Overlay(Fitted(named), json, recipe);
+
+        PretrainConfig Fitted(PretrainConfig start) => !hasData ? Recipes.Embedded(start, epochs ?? 30, batch ?? 64)
+            : epochs is { } passes ? Recipes.Short(start, passes, batch ?? start.Run.Batch)
+            : start;
     }
 
     // A recipe file names the recipe it changes by its own key "recipe".

@@ -23,11 +23,11 @@ public sealed class Block : IStretch<BlockState>
         string prefix = $"blocks.{number}.";
         int c = config.Width;
         (_heads, _grid) = (config.Heads, config.Grid);
-        Init matrix = VitInits.Matrix(config), residual = VitInits.Residual(config, number);
+        Init matrix(int inputs, int outputs) => VitInits.Matrix(config, inputs, outputs);
         _norm1 = p.Norm(prefix + "norm1", c, config.LayerNormEps);
-        _qkv = p.Linear(prefix + "attn.qkv", c, 3 * c, matrix, bias: config.QkvBias != QkvBias.None);
+        _qkv = p.Linear(prefix + "attn.qkv", c, 3 * c, matrix(c, 3 * c), bias: config.QkvBias != QkvBias.None);
         if (config.QkvBias == QkvBias.NoKey) p.Absent(_qkv.Bias!, c, c);
-        _proj = p.Linear(prefix + "attn.proj", c, c, residual);
+        _proj = p.Linear(prefix + "attn.proj", c, c, VitInits.Residual(config, number, c, c));
         if (config.BlockBias) _biasTable = VitInits.BiasTable(p, prefix + "attn.rel_pos_bias.", config);
         if (config.LayerScale is { } scale)
         {
@@ -35,8 +35,8 @@ public sealed class Block : IStretch<BlockState>
             _gamma2 = p.Add(prefix + "ls2.gamma", new Shape(c), new Init.Constant(scale));
         }
         _norm2 = p.Norm(prefix + "norm2", c, config.LayerNormEps);
-        _fc1 = p.Linear(prefix + "mlp.fc1", c, config.Hidden, matrix);
-        _fc2 = p.Linear(prefix + "mlp.fc2", config.Hidden, c, residual);
+        _fc1 = p.Linear(prefix + "mlp.fc1", c, config.Hidden, matrix(c, config.Hidden));
+        _fc2 = p.Linear(prefix + "mlp.fc2", config.Hidden, c, VitInits.Residual(config, number, config.Hidden, c));
     }
 
     /// <inheritdoc/>

@@ -22,7 +22,7 @@ public sealed class VisionTransformer : Encoder
         _cls = p.Add("cls_token", new Shape(1, c), VitInits.Token(config));
         _mask = p.Add("mask_token", new Shape(1, c), VitInits.MaskToken(config));
         if (config.Positions == Positions.Learned) _positions = p.Add("pos_embed", new Shape(config.Tokens, c), VitInits.Token(config));
-        _patchEmbed = p.Linear("patch_embed.proj", pixels, c, VitInits.Matrix(config));
+        _patchEmbed = p.Linear("patch_embed.proj", pixels, c, VitInits.Matrix(config, pixels, c));
         if (config.SharedBias) _sharedBias = VitInits.BiasTable(p, "rel_pos_bias.", config);
         _blocks = new Block[config.Depth];
         for (int i = 0; i < _blocks.Length; i++) _blocks[i] = new Block(p, config, i);

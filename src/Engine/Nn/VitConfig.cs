@@ -22,6 +22,9 @@ public enum VitInit : byte
     /// <summary>Hugging Face and KAMIM: normal .02, mask token 0 (SPEC A.7.1).</summary>
     HuggingFace,
 
+    /// <summary>MAE: matrices Xavier-uniform, tokens and positions normal .02 (SPEC C.1). Starts small networks faster than .02 does.</summary>
+    Xavier,
+
     /// <summary>Official SimMIM: normal .02 cut at ±1 deviation, residual projections of block l divided by √(2l) (SPEC B.3).</summary>
     SimMim,
 }

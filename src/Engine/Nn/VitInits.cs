@@ -8,24 +8,22 @@ internal static class VitInits
 {
     private const float Std = 0.02f;
 
-    public static Init Matrix(VitConfig config) => config.Init switch
-    {
-        VitInit.SimMim => new Init.TruncatedNormal(Std, Std),
-        _ => new Init.TruncatedNormal(Std),
-    };
+    /// <summary>A weight matrix.</summary>
+    public static Init Matrix(VitConfig config, int inputs, int outputs) => config.Init == VitInit.Xavier
+        ? new Init.Uniform(MathF.Sqrt(6f / (inputs + outputs)))
+        : Token(config);
 
     /// <summary>Projections that end a residual branch; SimMIM divides block l's (1-based) by √(2l).</summary>
-    public static Init Residual(VitConfig config, int block) => config.Init switch
-    {
-        VitInit.SimMim => new Init.TruncatedNormal(Std, Std, MathF.Sqrt(2f * (block + 1))),
-        _ => Matrix(config),
-    };
+    public static Init Residual(VitConfig config, int block, int inputs, int outputs) => config.Init == VitInit.SimMim
+        ? new Init.TruncatedNormal(Std, Std, MathF.Sqrt(2f * (block + 1)))
+        : Matrix(config, inputs, outputs);
 
     /// <summary>[cls] and positions.</summary>
-    public static Init Token(VitConfig config) => Matrix(config);
+    public static Init Token(VitConfig config)
+        => config.Init == VitInit.SimMim ? new Init.TruncatedNormal(Std, Std) : new Init.TruncatedNormal(Std);
 
     /// <summary>Hugging Face leaves the mask token at 0.</summary>
-    public static Init MaskToken(VitConfig config) => config.Init == VitInit.HuggingFace ? Init.Zeros : Matrix(config);
+    public static Init MaskToken(VitConfig config) => config.Init == VitInit.HuggingFace ? Init.Zeros : Token(config);
 
     /// <summary>A relative position table for the config's grid: ((2G − 1)² + 3, H), zeros.</summary>
     public static Param BiasTable(ParamSet p, string prefix, VitConfig config)
