@@ -182,11 +182,14 @@ internal static unsafe class MicroKernels
         TV b0 = default, b1 = default, b2 = default;
         for (int k = t.K; k > 0; k--)
         {
-            Sse.Prefetch1(ahead);
-            ahead += aheadStep;
-            Sse.Prefetch0(b + near);
-            if (TC.Value > 1) Sse.Prefetch0(b + near + TW.Count);
-            if (TC.Value > 2) Sse.Prefetch0(b + near + 2 * TW.Count);
+            if (Sse.IsSupported)   // decided by the JIT; without SSE there is no such hint to give
+            {
+                Sse.Prefetch1(ahead);
+                ahead += aheadStep;
+                Sse.Prefetch0(b + near);
+                if (TC.Value > 1) Sse.Prefetch0(b + near + TW.Count);
+                if (TC.Value > 2) Sse.Prefetch0(b + near + 2 * TW.Count);
+            }
             Line<TW, TV, TC, TLoose>(b, tail, ref b0, ref b1, ref b2);
             b += bRow;
             Row<TW, TV, TC>(a, b0, b1, b2, ref c00, ref c01, ref c02);
