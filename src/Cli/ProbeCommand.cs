@@ -13,7 +13,7 @@ internal static class ProbeCommand
     {
         Option<string?> run = Options.Text("--run", "RUN",
             "A run folder, whose newest whole checkpoint is probed, or one checkpoint file.");
-        Option<string?> data = Options.Data("Labelled pictures with train and test splits. [embedded Fashion-MNIST]");
+        Option<string?> data = Options.Data("Labelled pictures with train and test splits. [those of the run]");
         Option<string?> preset = Options.Text("--probe", "NAME",
             $"How to probe: {string.Join(", ", ProbePresets.ByName.Keys)}. [{ProbePresets.ByName.Keys.First()}]");
         Option<string?> only = Options.Text("--only", "KIND", "knn or linear: leaves the other out."), device = Options.Device();
