@@ -55,7 +55,10 @@ public sealed record ProbeConfig
     /// <summary>The preset it started from; settings below say what is really done.</summary>
     public string Preset { get; init; } = "";
 
-    /// <summary>1-based block whose output is read; 0 = the last.</summary>
+    /// <summary>Value of <see cref="Block"/>: two thirds of the depth, 8 of 12 as SimMIM and KAMIM probe, 4 of 6.</summary>
+    public const int TwoThirds = -1;
+
+    /// <summary>1-based block whose output is read; 0 = the last, −1 = two thirds of the depth.</summary>
     public int Block { get; init; }
 
     /// <summary>Apply the encoder's final LayerNorm, where it has one.</summary>
@@ -93,13 +96,13 @@ public sealed record ProbeConfig
 
     /// <summary>Where features of this encoder are read.</summary>
     public FeaturePlace PlaceIn(VitConfig encoder)
-        => new(Block == 0 ? encoder.Depth : Block, FinalNorm && encoder.FinalNorm, Pooling);
+        => new(Block switch { 0 => encoder.Depth, TwoThirds => (2 * encoder.Depth + 2) / 3, _ => Block }, FinalNorm && encoder.FinalNorm, Pooling);
 
     /// <summary>Refuses what makes no sense for an encoder, before anything is computed.</summary>
     /// <exception cref="ConfigException">One sentence: the setting, its value, what would do.</exception>
     public void Validate(VitConfig encoder)
     {
-        if (Block < 0 || Block > encoder.Depth)
+        if (Block < TwoThirds || Block > encoder.Depth)
             throw new ConfigException($"The probe{(Preset.Length > 0 ? $" '{Preset}'" : "")} reads block {Block}, but this encoder has {encoder.Depth}; "
                 + $"choose one with --block 1 … {encoder.Depth}, 0 being the last.");
         Require(Epochs > 0, $"epochs is {Epochs}; it must be positive.");

@@ -21,14 +21,15 @@ public static class ProbePresets
         : throw new ConfigException($"There is no probe '{name}'; choose one of {string.Join(", ", ByName.Keys)}.");
 
     /// <summary>
-    /// Fast and comparable across methods: MAE's head and optimiser on the mean patch token of the last block, but pictures are only
-    /// resized, so that their features are computed once.
+    /// Fast and comparable across methods: MAE's head and optimiser on the mean patch token two thirds up the encoder, where masked image
+    /// models keep what is linearly readable (SPEC B.6); pictures are only resized, so that their features are computed once.
     /// </summary>
     /// <remarks>The rate is MAE's 6.4 as it stands, not scaled by the batch: LARS moves weights by a fraction of their length, and scaled
     /// down to small data the schedule would end before the classifier has left its start.</remarks>
     public static ProbeConfig Linear() => new()
     {
         Preset = "linear",
+        Block = ProbeConfig.TwoThirds,
         Batch = 256,
         Optim = Lars() with { Rate = 6.4, RatePerBatch = 0 },
     };
