@@ -231,9 +231,9 @@ public class CliRunTests
         using StopSignal stop = new();
         (int code, string output, string error) = Mim(stop, "show-masks", "--count", "3", "--out", In("ring.png"));
         Assert.That((code, error), Is.EqualTo((0, "")));
-        Assert.That(output, Does.Match(@"(?m)^  #\d+ +40 of 64 +\d+\.\d+ +\d+\.\d+$"), "10 of 16 cells, ⌈16·0.6⌉, of 4 patches each");
+        Assert.That(output, Does.Match(@"(?m)^  #\d+ +10 of 16 +\d+\.\d+ +\d+\.\d+$"), "⌈16·0.6⌉ cells of one patch each");
         Assert.That(Mim(stop, "show-masks", "--count", "3", "--recipe", "simmim", "--out", In("simmim.png")).Out,
-            Does.Match(@"(?m)^  #\d+ +40 of 64 +1\.00 +1\.00$"));
+            Does.Match(@"(?m)^  #\d+ +10 of 16 +1\.00 +1\.00$"));
         byte[] ring = File.ReadAllBytes(In("ring.png")), again;
         RgbImage sheet = new();
         Png.Decode(ring, sheet, "ring.png");
