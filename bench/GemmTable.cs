@@ -13,12 +13,15 @@ internal static class GemmTable
 {
     private static readonly string[] s_kinds = ["forward", "input gradient", "weight gradient"];
 
-    /// <param name="args">--rounds N (default 15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu. The cpu clock
-    /// (this thread's processor time; one thread, Linux) does not count what other programs take.</param>
+    /// <param name="args">
+    /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu. The cpu clock (this
+    /// thread's processor time; one thread, Linux) does not count what other programs take.
+    /// </param>
     public static int Run(string[] args)
     {
         int rounds = int.Parse(Option(args, "--rounds", "15"));
-        int[] widths = Numbers(args, "--widths", "192,384,768"), tokens = Numbers(args, "--tokens", "3200,4640"), threads = Numbers(args, "--threads", "1,2");
+        int[] widths = Numbers(args, "--widths", "192,384,768"), tokens = Numbers(args, "--tokens", "3200,4640"),
+            threads = Numbers(args, "--threads", "1,2");
         string kinds = Option(args, "--kinds", "fiw");
         Clock.CountsProcessorTime = Option(args, "--clock", "wall") == "cpu";
         Console.WriteLine("| threads | M × N × K | product | GFLOP/s best | median | roof best | best/best | median ratio |");
@@ -33,15 +36,20 @@ internal static class GemmTable
                     foreach ((int n, int k) in new[] { (3 * c, c), (c, c), (4 * c, c), (c, 4 * c) })
                         Measure(cpu, roof, t, m, n, k, rounds, kinds, shares);
             foreach (var group in shares.GroupBy(s => s.Kind))
-                Console.WriteLine($"| {t} | all | {group.Key} | | | | least {group.Min(s => s.Best):P1}, mean {group.Average(s => s.Best):P1} | |");
+            {
+                string least = $"least {group.Min(s => s.Best):P1}, mean {group.Average(s => s.Best):P1}";
+                Console.WriteLine($"| {t} | all | {group.Key} | | | | {least} | |");
+            }
         }
         return 0;
     }
 
-    private static void Measure(CpuBackend cpu, Roof roof, int threads, int m, int n, int k, int rounds, string kinds, List<(string, double)> shares)
+    private static void Measure(CpuBackend cpu, Roof roof, int threads, int m, int n, int k, int rounds, string kinds,
+        List<(string, double)> shares)
     {
         using var memory = new Operands(cpu);
-        Tensor x = memory.New(m, k), w = memory.New(n, k), b = memory.New(1, n), y = memory.New(m, n), dx = memory.New(m, k), dw = memory.New(n, k);
+        Tensor x = memory.New(m, k), w = memory.New(n, k), b = memory.New(1, n), y = memory.New(m, n), dx = memory.New(m, k),
+            dw = memory.New(n, k);
         Tensor bias = b.Reshape(new Shape(n));
         Action[] products =
         [
@@ -71,7 +79,8 @@ internal static class GemmTable
             double[] s = Row(speed, p), top = Row(roofs, p);
             double share = s.Max() / top.Max(), ratio = Median([.. s.Zip(top, (a, c) => a / c)]);
             shares.Add((s_kinds[p], share));
-            Console.WriteLine($"| {threads} | {m} × {n} × {k} | {s_kinds[p]} | {s.Max():F1} | {Median(s):F1} | {top.Max():F1} | {share:P1} | {ratio:P1} |");
+            string speeds = $"{s.Max():F1} | {Median(s):F1} | {top.Max():F1} | {share:P1} | {ratio:P1}";
+            Console.WriteLine($"| {threads} | {m} × {n} × {k} | {s_kinds[p]} | {speeds} |");
         }
     }
 
@@ -89,7 +98,8 @@ internal static class GemmTable
         return i >= 0 && i + 1 < args.Length ? args[i + 1] : otherwise;
     }
 
-    private static int[] Numbers(string[] args, string name, string otherwise) => [.. Option(args, name, otherwise).Split(',').Select(int.Parse)];
+    private static int[] Numbers(string[] args, string name, string otherwise)
+        => [.. Option(args, name, otherwise).Split(',').Select(int.Parse)];
 }
 
 /// <summary>Wall time, or the processor time of this thread.</summary>

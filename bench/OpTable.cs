@@ -28,7 +28,8 @@ internal static class OpTable
 
     private static IEnumerable<OpBenchCase> Of(BenchModel v)
     {
-        int m = v.Rows, c = v.Width, t = v.Tokens, l = v.Patches, b = v.Batch, h = v.Heads, pixels = v.Pixels * v.Pixels, outputs = 3 * v.Patch * v.Patch;
+        int m = v.Rows, c = v.Width, t = v.Tokens, l = v.Patches, b = v.Batch, h = v.Heads, pixels = v.Pixels * v.Pixels,
+            outputs = 3 * v.Patch * v.Patch;
         Shape rows = new(m, c), wide = new(m, 4 * c), perChannel = new(c);
         OpBenchCase Case(OpCost cost, Func<Backend, Operands, Action> setup, string label = "") => new(v, label, cost, setup);
 
@@ -46,21 +47,28 @@ internal static class OpTable
             }, name + " input");
             yield return Case(OpCost.LinearBackward(m, n, k, input: false), (x, o) =>
             {
-                (Tensor dy, Tensor a, Tensor w, Tensor dw, Tensor db) = (o.New(m, n), o.New(m, k), o.New(n, k), o.New(n, k), o.New(new Shape(n), 1));
+                (Tensor dy, Tensor a, Tensor w, Tensor dw, Tensor db) = (o.New(m, n), o.New(m, k), o.New(n, k), o.New(n, k),
+                    o.New(new Shape(n), 1));
                 return () => x.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(db), dy, a, w);
             }, name + " weight");
         }
         yield return Case(OpCost.LinearGeluForward(m, 4 * c, c), (x, o) =>
         {
-            (Tensor y, Tensor pre, Tensor a, Tensor w, Tensor bias) = (o.New(wide, 1), o.New(wide, 1), o.New(rows, 1), o.New(4 * c, c), o.New(new Shape(4 * c), 1));
+            (Tensor y, Tensor pre, Tensor a, Tensor w, Tensor bias) = (o.New(wide, 1), o.New(wide, 1), o.New(rows, 1), o.New(4 * c, c),
+                o.New(new Shape(4 * c), 1));
             return () => x.LinearGeluForward(y, pre, a, w, bias);
         });
         yield return Case(OpCost.LinearResidualForward(m, c, 4 * c), (x, o) =>
         {
-            (Tensor y, Tensor a, Tensor w, Tensor bias, Tensor r) = (o.New(rows, 1), o.New(wide, 1), o.New(c, 4 * c), o.New(perChannel, 1), o.New(rows, 1));
+            (Tensor y, Tensor a, Tensor w, Tensor bias, Tensor r) = (o.New(rows, 1), o.New(wide, 1), o.New(c, 4 * c),
+                o.New(perChannel, 1), o.New(rows, 1));
             return () => x.LinearResidualForward(y, a, w, bias, r, bias, null);
         });
-        yield return Case(OpCost.GeluForward(4.0 * m * c), (x, o) => { Tensor y = o.New(wide, 1), a = o.New(wide, 4); return () => x.GeluForward(y, a); });
+        yield return Case(OpCost.GeluForward(4.0 * m * c), (x, o) =>
+        {
+            Tensor y = o.New(wide, 1), a = o.New(wide, 4);
+            return () => x.GeluForward(y, a);
+        });
         yield return Case(OpCost.GeluBackward(4.0 * m * c), (x, o) =>
         {
             Tensor dx = o.New(wide, 1), dy = o.New(wide, 1), a = o.New(wide, 4);
@@ -78,22 +86,29 @@ internal static class OpTable
         });
         yield return Case(OpCost.LayerScaleBackward(c, 4 * c), (x, o) =>
         {
-            Tensor raw = o.New(c, 4 * c), w = o.New(c, 4 * c), dw = o.New(c, 4 * c), s = o.New(perChannel, 1), dgamma = o.New(perChannel, 1), db = o.New(perChannel, 1);
+            Tensor raw = o.New(c, 4 * c), w = o.New(c, 4 * c), dw = o.New(c, 4 * c), s = o.New(perChannel, 1),
+                dgamma = o.New(perChannel, 1), db = o.New(perChannel, 1);
             return () => x.LayerScaleBackward(Grad.Write(dgamma), Grad.Write(dw), Grad.Write(db), raw, s, w, s, s);
         });
 
         yield return Case(OpCost.LayerNormForward(m, c), (x, o) =>
         {
-            (Tensor y, Tensor a, Tensor mean, Tensor rstd, Tensor g) = (o.New(rows, 1), o.New(rows, 1), o.New(new Shape(m), 1), o.New(new Shape(m), 1), o.New(perChannel, 1));
+            (Tensor y, Tensor a, Tensor mean, Tensor rstd, Tensor g) = (o.New(rows, 1), o.New(rows, 1), o.New(new Shape(m), 1),
+                o.New(new Shape(m), 1), o.New(perChannel, 1));
             return () => x.LayerNormForward(y, mean, rstd, a, g, g, 1e-6f);
         });
         yield return Case(OpCost.LayerNormBackward(m, c), (x, o) =>
         {
-            (Tensor dx, Tensor a, Tensor dy, Tensor mean, Tensor g) = (o.New(rows, 1), o.New(rows, 1), o.New(rows, 1), o.New(new Shape(m), 1), o.New(perChannel, 1));
+            (Tensor dx, Tensor a, Tensor dy, Tensor mean, Tensor g) = (o.New(rows, 1), o.New(rows, 1), o.New(rows, 1),
+                o.New(new Shape(m), 1), o.New(perChannel, 1));
             Tensor dg = o.New(perChannel, 1), db = o.New(perChannel, 1);
             return () => x.LayerNormBackward(Grad.Write(dx), Grad.Write(dg), Grad.Write(db), dy, a, mean, mean, g);
         });
-        yield return Case(OpCost.SoftmaxForward(m, c), (x, o) => { Tensor y = o.New(rows, 1), a = o.New(rows, 4); return () => x.SoftmaxForward(y, a); });
+        yield return Case(OpCost.SoftmaxForward(m, c), (x, o) =>
+        {
+            Tensor y = o.New(rows, 1), a = o.New(rows, 4);
+            return () => x.SoftmaxForward(y, a);
+        });
         yield return Case(OpCost.SoftmaxBackward(m, c), (x, o) =>
         {
             Tensor dx = o.New(rows, 1), dy = o.New(rows, 1), y = o.New(rows, 1);
@@ -119,7 +134,8 @@ internal static class OpTable
         });
         yield return Case(OpCost.AttentionBackward(b, t, c, h), (x, o) =>
         {
-            Tensor dqkv = o.New(qkvShape, 1), dy = o.New(tokens, 1), y = o.New(tokens, 1), lse = o.New(lseShape, 1), qkv = o.New(qkvShape, 1);
+            Tensor dqkv = o.New(qkvShape, 1), dy = o.New(tokens, 1), y = o.New(tokens, 1), lse = o.New(lseShape, 1),
+                qkv = o.New(qkvShape, 1);
             x.AttentionForward(y, lse, qkv, h, null);
             return () => x.AttentionBackward(Grad.Write(dqkv), Grad.None, dy, y, lse, qkv, h, null);
         });
@@ -135,7 +151,8 @@ internal static class OpTable
             return () => x.RelativePositionBiasBackward(Grad.Write(r), bias, v.Grid);
         });
 
-        Shape picture = new(b, 3, v.Pixels, v.Pixels), patches = new(b, l, outputs), embedded = new(b, l, c), positions = new(t, c), hiddenShape = new(b, l);
+        Shape picture = new(b, 3, v.Pixels, v.Pixels), patches = new(b, l, outputs), embedded = new(b, l, c), positions = new(t, c),
+            hiddenShape = new(b, l);
         yield return Case(OpCost.Patchify(b, pixels), (x, o) =>
         {
             Tensor y = o.New(patches, 1), a = o.New(picture, 1);
@@ -148,12 +165,14 @@ internal static class OpTable
         });
         yield return Case(OpCost.AssembleTokensForward(b, t, c, HiddenShare), (x, o) =>
         {
-            (Tensor y, Tensor a, Tensor cls, Tensor hidden, Tensor pos) = (o.New(tokens, 1), o.New(embedded, 1), o.New(perChannel, 1), o.Hidden(hiddenShape), o.New(positions, 1));
+            (Tensor y, Tensor a, Tensor cls, Tensor hidden, Tensor pos) = (o.New(tokens, 1), o.New(embedded, 1), o.New(perChannel, 1),
+                o.Hidden(hiddenShape), o.New(positions, 1));
             return () => x.AssembleTokensForward(y, a, cls, cls, hidden, pos);
         });
         yield return Case(OpCost.AssembleTokensBackward(b, t, c), (x, o) =>
         {
-            (Tensor dy, Tensor dx, Tensor dcls, Tensor dmask, Tensor dpos) = (o.New(tokens, 1), o.New(embedded, 1), o.New(perChannel, 1), o.New(perChannel, 1), o.New(positions, 1));
+            (Tensor dy, Tensor dx, Tensor dcls, Tensor dmask, Tensor dpos) = (o.New(tokens, 1), o.New(embedded, 1), o.New(perChannel, 1),
+                o.New(perChannel, 1), o.New(positions, 1));
             Tensor hidden = o.Hidden(hiddenShape);
             return () => x.AssembleTokensBackward(Grad.Write(dx), Grad.Write(dcls), Grad.Write(dmask), Grad.Write(dpos), dy, hidden);
         });
@@ -180,13 +199,16 @@ internal static class OpTable
 
         yield return Case(OpCost.MaskedPixelLoss(b, pixels, HiddenShare), (x, o) =>
         {
-            (Tensor loss, Tensor d, Tensor p, Tensor a, Tensor hidden) = (o.New(new Shape(1), 1), o.New(patches, 1), o.New(patches, 1), o.New(picture, 1), o.Hidden(hiddenShape));
+            (Tensor loss, Tensor d, Tensor p, Tensor a, Tensor hidden) = (o.New(new Shape(1), 1), o.New(patches, 1), o.New(patches, 1),
+                o.New(picture, 1), o.Hidden(hiddenShape));
             Tensor weights = o.New(new Shape(b, v.Pixels / 8, v.Pixels / 8), 1);
-            return () => x.MaskedPixelLoss(loss, d, p, a, hidden, weights, v.Patch, PixelOrder.ChannelSlowest, PixelDistance.L1, false, 1e-5f, 1f);
+            return () => x.MaskedPixelLoss(loss, d, p, a, hidden, weights, v.Patch, PixelOrder.ChannelSlowest, PixelDistance.L1, false,
+                1e-5f, 1f);
         });
         yield return Case(OpCost.CrossEntropyLoss(1024, 1000), (x, o) =>
         {
-            (Tensor loss, Tensor d, Tensor p, Tensor target) = (o.New(new Shape(1), 1), o.New(1024, 1000), o.New(1024, 1000), o.New(1024, 1000));
+            (Tensor loss, Tensor d, Tensor p, Tensor target) = (o.New(new Shape(1), 1), o.New(1024, 1000), o.New(1024, 1000),
+                o.New(1024, 1000));
             return () => x.CrossEntropyLoss(loss, d, p, target, 1f);
         });
 
@@ -226,7 +248,11 @@ internal static class OpTable
             Tensor y = o.New(picture, 1), a = o.Bytes(picture);
             return () => x.NormalizeImages(y, a, mean, std);
         });
-        yield return Case(OpCost.Luma(b, pixels), (x, o) => { Tensor y = o.Bytes(plane), a = o.Bytes(picture); return () => x.Luma(y, a, LumaWeights.Rgb); });
+        yield return Case(OpCost.Luma(b, pixels), (x, o) =>
+        {
+            Tensor y = o.Bytes(plane), a = o.Bytes(picture);
+            return () => x.Luma(y, a, LumaWeights.Rgb);
+        });
         yield return Case(OpCost.FastKeypoints(b, pixels), (x, o) =>
         {
             Tensor y = o.Bytes(plane), a = o.Blocks(plane);
@@ -238,7 +264,11 @@ internal static class OpTable
             x.FastKeypoints(keys, o.Blocks(plane), 10, FastType.Type9_16, suppress: true);
             return () => x.MarkKeypoints(y, keys, Mark.Ring);
         });
-        yield return Case(OpCost.BoxDensity(b, pixels, 8), (x, o) => { Tensor y = o.New(cells, 1), a = o.Hidden(plane); return () => x.BoxDensity(y, a, 8); });
+        yield return Case(OpCost.BoxDensity(b, pixels, 8), (x, o) =>
+        {
+            Tensor y = o.New(cells, 1), a = o.Hidden(plane);
+            return () => x.BoxDensity(y, a, 8);
+        });
         yield return Case(OpCost.KeypointWeights(b, cells.Count / b), (x, o) =>
         {
             Tensor y = o.New(cells, 1), a = o.New(cells, 1);
@@ -247,6 +277,10 @@ internal static class OpTable
 
         yield return Case(OpCost.Fill(rows.Count), (x, o) => { Tensor y = o.New(rows, 1); return () => x.Fill(y, 0f); });
         yield return Case(OpCost.Copy(rows.Count), (x, o) => { Tensor y = o.New(rows, 1), a = o.New(rows, 1); return () => x.Copy(y, a); });
-        yield return Case(OpCost.AddScaled(rows.Count), (x, o) => { Tensor y = o.New(rows, 0), a = o.New(rows, 1); return () => x.AddScaled(y, a, 1f, 1f); });
+        yield return Case(OpCost.AddScaled(rows.Count), (x, o) =>
+        {
+            Tensor y = o.New(rows, 0), a = o.New(rows, 1);
+            return () => x.AddScaled(y, a, 1f, 1f);
+        });
     }
 }

@@ -1,86 +1,69 @@
 using System.Diagnostics;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Pretraining;
-using MimEngine.Kernels;
 using MimEngine.Kernels.Cpu;
 
 namespace MimEngine.Bench;
 
 /// <summary>
-/// <c>bench step [ROUNDS]</c>: whole pretraining steps (forward, backward, AdamW): images a second, share of the multiply-add roof that the
-/// same round measured, bytes of memory and managed bytes a step.
+/// <c>bench step [RECIPE [ROUNDS]]</c>: whole training steps (masks, forward, loss, backward, clip, AdamW) on pictures in memory, beside
+/// the multiply-add roof, models interleaved: images/s, GFLOP/s by <see cref="StepCost"/>, share of the roof, bytes held, bytes planned,
+/// managed bytes allocated.
 /// </summary>
 internal static class StepBench
 {
-    private static readonly (string Name, Func<PretrainConfig> Config)[] s_cases =
-    [
-        ("kamim, embedded preset, 64", () => Recipes.Embedded(Recipes.Kamim())),
-        ("kamim-baseline, embedded preset, 64", () => Recipes.Embedded(Recipes.KamimBaseline())),
-        ("kamim, ViT 192×12, 32 px patch 4, 64", () => Sized(Recipes.AtPixels(Recipes.Kamim(), 32), "tiny", 64)),
-        ("kamim, ViT-Ti/16 192 px, 16", () => Sized(Recipes.Kamim(), "tiny", 16)),
-        ("kamim, ViT-S/16 192 px, 16", () => Sized(Recipes.Kamim(), "small", 16)),
-        ("kamim-baseline, ViT-S/16 192 px, 16", () => Sized(Recipes.KamimBaseline(), "small", 16)),
-    ];
+    private sealed record Case(string Name, int Width, int Heads, int Pixels, int Patch, int Batch);
+
+    private static readonly Case[] s_cases =
+        [new("ViT-Ti 32 px", 192, 3, 32, 4, 64), new("ViT-Ti", 192, 3, 192, 16, 16), new("ViT-S", 384, 6, 192, 16, 16),
+            new("ViT-B", 768, 12, 192, 16, 8)];
 
     public static int Run(ReadOnlySpan<string> args)
     {
-        int rounds = args.Length > 0 ? int.Parse(args[0]) : 7;
-        Console.WriteLine("| step | threads | img/s best | median | share of the roof, median | MiB | managed bytes a step |");
-        Console.WriteLine("|---|---|---|---|---|---|---|");
-        foreach ((string name, Func<PretrainConfig> make) in s_cases)
-            foreach (int threads in new[] { 1, 2 })
-                Measure(name, make(), threads, rounds);
+        string recipe = args.Length > 0 ? args[0] : "kamim-baseline";
+        int rounds = args.Length > 1 ? int.Parse(args[1]) : 5;
+        Console.WriteLine($"{recipe}, best and median of {rounds} interleaved rounds");
+        Console.WriteLine("| model | batch | img/s best | median | GFLOP/s | of the roof | MB held | MB planned | bytes a step |");
+        Console.WriteLine("|---|---|---|---|---|---|---|---|---|");
+        var seconds = s_cases.Select(_ => new List<double>()).ToArray();
+        var roofs = new List<double>();
+        var lines = new string[s_cases.Length];
+        for (int round = 0; round < rounds; round++)
+            for (int i = 0; i < s_cases.Length; i++) lines[i] = Measure(s_cases[i], recipe, seconds[i], roofs);
+        foreach (string line in lines) Console.WriteLine(line);
         return 0;
     }
 
-    private static PretrainConfig Sized(PretrainConfig recipe, string size, int batch) => recipe with
+    private static string Measure(Case c, string recipe, List<double> seconds, List<double> roofs)
     {
-        Encoder = recipe.Encoder.WithSize(size),
-        Run = recipe.Run with { Batch = batch, Accumulate = 1 },
-    };
-
-    private static void Measure(string name, PretrainConfig config, int threads, int rounds)
-    {
-        MemoryPlan plan = MemoryPlan.Of(config, threads: threads);
-        using var cpu = new CpuBackend(threads);
-        using var roof = new Roof(threads, 1 << 20);
+        PretrainConfig config = Recipes.Named(recipe);
+        config = Recipes.AtPixels(config, c.Pixels);
+        config = config with
+        {
+            Encoder = config.Encoder with { Width = c.Width, Heads = c.Heads, PatchPixels = c.Patch },
+            Run = config.Run with { Batch = c.Batch, Accumulate = 1 },
+        };
+        MemoryPlan plan = MemoryPlan.Of(config);
+        using var cpu = new CpuBackend();
+        using var roof = new Roof(cpu.Threads, 1 << 20);
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
-        byte[] pixels = Noise(config.Run.Batch, config.Encoder.ImagePixels);
-        double flops = StepCost.Of(config).Total * config.Run.Batch;
-        int steps = Math.Max(1, (int)(1.5e11 * threads / flops)), number = 0;
-        var rates = new List<double>();
-        var shares = new List<double>();
-        long allocated = long.MaxValue;
-        for (int round = -1; round < rounds; round++)
+        byte[] pixels = new byte[c.Batch * 3 * c.Pixels * c.Pixels];
+        for (int i = 0; i < pixels.Length; i++) pixels[i] = (byte)((uint)(i / 8) * 2654435761u >> 24);
+        long allocated = 0;
+        for (int step = 0; step < 4; step++)
         {
-            double best = Math.Max(roof.Fma(), roof.Fma());
-            long bytes = GC.GetTotalAllocatedBytes(precise: true), start = Stopwatch.GetTimestamp();
-            for (int i = 0; i < steps; i++, number++)
-            {
-                pretrainer.Pass(pixels, number, firstPass: true);
-                pretrainer.Update(1e-4);
-            }
-            double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
-            if (round < 0) continue;
-            allocated = Math.Min(allocated, (GC.GetTotalAllocatedBytes(precise: true) - bytes) / steps);
-            rates.Add(steps * config.Run.Batch / seconds);
-            shares.Add(flops * steps / seconds / 1e9 / best);
+            for (int i = 0; i < 5; i++) roofs.Add(roof.Fma());
+            long before = GC.GetAllocatedBytesForCurrentThread(), start = Stopwatch.GetTimestamp();
+            pretrainer.Pass(pixels, step, firstPass: true);
+            pretrainer.Update(1e-4);
+            if (step < 1) continue;   // the first step grows scratch and compiles
+            seconds.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
+            allocated = GC.GetAllocatedBytesForCurrentThread() - before;
         }
-        rates.Sort();
-        shares.Sort();
-        Console.WriteLine(FormattableString.Invariant($"| {name} | {threads} | {rates[^1]:0.0} | {rates[rates.Count / 2]:0.0} | {shares[shares.Count / 2]:P0} | ")
-            + FormattableString.Invariant($"{(cpu.AllocatedBytes + cpu.OwnBytes) / 1048576.0:0.0} | {allocated} |"));
-    }
-
-    /// <summary>Block noise: corners for FAST, and the same picture every time.</summary>
-    private static byte[] Noise(int batch, int side)
-    {
-        byte[] pixels = new byte[batch * 3 * side * side];
-        for (int i = 0; i < pixels.Length; i++)
-        {
-            int x = i % side / 8, y = i / side % side / 8, plane = i / (side * side);
-            pixels[i] = (byte)new Rng(1, RandomStream.Test, (ulong)plane).Word((ulong)(y * side + x));
-        }
-        return pixels;
+        double best = seconds.Min(), median = seconds.Order().ElementAt(seconds.Count / 2),
+            speed = StepCost.Of(config).Total * c.Batch / best / 1e9;
+        double held = cpu.AllocatedBytes + cpu.OwnBytes, mega = 1 << 20;
+        string speeds = $"{c.Batch / best:F1} | {c.Batch / median:F1} | {speed:F0} | {speed / roofs.Max():P1}";
+        return $"| {c.Name} | {c.Batch} | {speeds} | {held / mega:F0} | {plan.TotalBytes / mega:F0} | {allocated} |";
     }
 }

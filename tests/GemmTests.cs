@@ -19,7 +19,8 @@ public class GemmTests
     private static IEnumerable<SimdLevel> Levels => Enum.GetValues<SimdLevel>().Where(l => l <= Simd.Best);
 
     /// <summary>Shapes beyond one chunk, one block of the sum and one group of panels.</summary>
-    private static readonly (int M, int N, int K)[] s_large = [(97, 193, 769), (200, 50, 1537), (33, 300, 1000), (9, 1000, 65), (801, 49, 31)];
+    private static readonly (int M, int N, int K)[] s_large = [(97, 193, 769), (200, 50, 1537), (33, 300, 1000), (9, 1000, 65),
+        (801, 49, 31)];
 
     private static IEnumerable<(int M, int N, int K)> Shapes(SimdLevel level)
     {
@@ -118,13 +119,14 @@ public class GemmTests
             GradMode mode = add ? GradMode.Accumulate : GradMode.Write;
             cpu.LinearBackward(new Grad(dx, mode), new Grad(dw, mode), new Grad(db, mode), dy, x, w);
             foreach (int i in Places(m * k))
-                Close(dx.Host<float>()[i], Sum(n, j => dy.Host<float>()[i / k * n + j], j => w.Host<float>()[j * k + i % k], add ? dx0[i] : 0),
-                    n, $"dx {m}×{n}×{k} at {i}");
+                Close(dx.Host<float>()[i], Sum(n, j => dy.Host<float>()[i / k * n + j], j => w.Host<float>()[j * k + i % k],
+                    add ? dx0[i] : 0), n, $"dx {m}×{n}×{k} at {i}");
             foreach (int i in Places(n * k))
-                Close(dw.Host<float>()[i], Sum(m, j => dy.Host<float>()[j * n + i / k], j => x.Host<float>()[j * k + i % k], add ? dw0[i] : 0),
-                    m, $"dw {m}×{n}×{k} at {i}");
+                Close(dw.Host<float>()[i], Sum(m, j => dy.Host<float>()[j * n + i / k], j => x.Host<float>()[j * k + i % k],
+                    add ? dw0[i] : 0), m, $"dw {m}×{n}×{k} at {i}");
             for (int i = 0; i < n; i++)
-                Close(db.Host<float>()[i], Sum(m, j => dy.Host<float>()[j * n + i], _ => 1f, add ? db0[i] : 0), m, $"db {m}×{n}×{k} at {i}");
+                Close(db.Host<float>()[i], Sum(m, j => dy.Host<float>()[j * n + i], _ => 1f, add ? db0[i] : 0), m,
+                    $"db {m}×{n}×{k} at {i}");
             Free(x, w, dy, dx, dw, db);
         }
     }
@@ -169,7 +171,8 @@ public class GemmTests
             for (int variant = 0; variant < 4; variant++)
             {
                 int groups = m % 3 == 0 ? 3 : 1;
-                Tensor x = Some(cpu, new(m, k), 1), w = Some(cpu, new(n, k), 2), b = Some(cpu, new(n), 3), residual = Some(cpu, new(m, n), 4);
+                Tensor x = Some(cpu, new(m, k), 1), w = Some(cpu, new(n, k), 2), b = Some(cpu, new(n), 3),
+                    residual = Some(cpu, new(m, n), 4);
                 Tensor gamma = Some(cpu, new(n), 5), scale = Some(cpu, new(groups), 6), y = Poison(cpu, new(m, n));
                 scale.Host<float>()[0] = variant == 3 ? 0f : 1.25f;
                 Tensor? g = (variant & 1) != 0 ? gamma : null, s = (variant & 2) != 0 ? scale : null;
@@ -226,14 +229,16 @@ public class GemmTests
             {
                 int groups = m % 3 == 0 ? 3 : 1;
                 Tensor y = Some(cpu, new(m, n), 1), residual = Some(cpu, new(m, n), 2), dy = Some(cpu, new(m, n), 3);
-                Tensor gamma = Some(cpu, new(n), 4), scale = Some(cpu, new(groups), 5), branch = Poison(cpu, new(m, n)), scaled = Poison(cpu, new(m, n));
+                Tensor gamma = Some(cpu, new(n), 4), scale = Some(cpu, new(groups), 5), branch = Poison(cpu, new(m, n)),
+                    scaled = Poison(cpu, new(m, n));
                 float[] before = y.Host<float>().ToArray();
                 Tensor? g = (variant & 1) != 0 ? gamma : null, s = (variant & 2) != 0 ? scale : null;
                 cpu.ScaleAddForward(y, residual, g, s);
                 cpu.ScaleAddBackward(branch, scaled, dy, g, s);
                 for (int i = 0; i < m * n; i++)
                 {
-                    double row = s is null ? 1 : scale.Host<float>()[i / n / (m / groups)], col = g is null ? 1 : gamma.Host<float>()[i % n];
+                    double row = s is null ? 1 : scale.Host<float>()[i / n / (m / groups)], col = g is null ? 1
+                        : gamma.Host<float>()[i % n];
                     double grad = dy.Host<float>()[i], was = before[i], rest = residual.Host<float>()[i];
                     Close(y.Host<float>()[i], (rest + row * col * was, Math.Abs(rest) + Math.Abs(row * col * was)), 0, $"y at {i}");
                     Close(scaled.Host<float>()[i], (row * grad, Math.Abs(row * grad)), 0, $"scaled at {i}");
@@ -264,10 +269,12 @@ public class GemmTests
                     (double v, double size) = Sum(k, j => w.Host<float>()[i * k + j], j => raw.Host<float>()[i * k + j], bias);
                     double start = add ? dgamma0[i] : 0;
                     Close(dgamma.Host<float>()[i], (v + start, size + Math.Abs(start)), k + 2, $"dgamma at {i}");
-                    Close(db.Host<float>()[i], Sum(1, _ => gamma.Host<float>()[i], _ => rawBias.Host<float>()[i], add ? db0[i] : 0), 1, $"db at {i}");
+                    Close(db.Host<float>()[i], Sum(1, _ => gamma.Host<float>()[i], _ => rawBias.Host<float>()[i], add ? db0[i] : 0), 1,
+                        $"db at {i}");
                 }
                 for (int i = 0; i < n * k; i++)
-                    Close(dw.Host<float>()[i], Sum(1, _ => gamma.Host<float>()[i / k], _ => raw.Host<float>()[i], add ? dw0[i] : 0), 1, $"dw at {i}");
+                    Close(dw.Host<float>()[i], Sum(1, _ => gamma.Host<float>()[i / k], _ => raw.Host<float>()[i], add ? dw0[i] : 0), 1,
+                        $"dw at {i}");
                 Free(raw, rawBias, w, b, gamma, dgamma, dw, db);
             }
     }
@@ -315,15 +322,18 @@ public class GemmTests
                         bool add = (m + n + k) % 2 == 0;
                         fixed (float* pa = a, pb = b, pc = c)
                         {
-                            if (level == SimdLevel.Vector512) SmallGemm.Multiply<Lanes16>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n, k, add);
-                            else if (level == SimdLevel.Vector256) SmallGemm.Multiply<Lanes8>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n, k, add);
+                            if (level == SimdLevel.Vector512) SmallGemm.Multiply<Lanes16>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n, k,
+                                add);
+                            else if (level == SimdLevel.Vector256) SmallGemm.Multiply<Lanes8>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n,
+                                k, add);
                             else SmallGemm.Multiply<Lanes1>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n, k, add);
                         }
                         for (int i = 0; i < c.Length; i++)
                         {
                             (int r, int j) = (i / cRow, i % cRow);
                             if (j >= n) Assert.That(c[i], Is.EqualTo(c0[i]));
-                            else Close(c[i], Sum(k, p => a[r * aRow + p * aStep], p => b[p * bRow + j], add ? c0[i] : 0), k, $"{m}×{n}×{k} at {i}");
+                            else Close(c[i], Sum(k, p => a[r * aRow + p * aStep], p => b[p * bRow + j], add ? c0[i] : 0), k,
+                                $"{m}×{n}×{k} at {i}");
                         }
                     }
 
@@ -347,7 +357,8 @@ public class GemmTests
     {
         using var cpu = new CpuBackend(1);
         Tensor x = Some(cpu, new(4, 5), 1), w = Some(cpu, new(3, 6), 2), y = Some(cpu, new(4, 3), 3);
-        Assert.That(() => cpu.LinearForward(y, x, w, null), Throws.ArgumentException.With.Message.Contains("(4, 5)").And.Message.Contains("(3, 6)"));
+        Assert.That(() => cpu.LinearForward(y, x, w, null),
+            Throws.ArgumentException.With.Message.Contains("(4, 5)").And.Message.Contains("(3, 6)"));
         Free(x, w, y);
     }
 
@@ -355,7 +366,8 @@ public class GemmTests
     public void A_repeated_product_allocates_nothing_and_its_scratch_does_not_grow()
     {
         using var cpu = new CpuBackend(2);
-        Tensor x = Some(cpu, new(300, 192), 1), w = Some(cpu, new(96, 192), 2), y = Some(cpu, new(300, 96), 3), dx = Some(cpu, new(300, 192), 4);
+        Tensor x = Some(cpu, new(300, 192), 1), w = Some(cpu, new(96, 192), 2), y = Some(cpu, new(300, 96), 3),
+            dx = Some(cpu, new(300, 192), 4);
         Tensor dw = Some(cpu, new(96, 192), 5), db = Some(cpu, new(96), 6);
         Step();
         long own = cpu.OwnBytes, before = GC.GetAllocatedBytesForCurrentThread();

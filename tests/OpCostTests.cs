@@ -7,7 +7,8 @@ namespace MimEngine.Tests;
 [TestFixture]
 public class OpCostTests
 {
-    private static readonly string[] s_notOperations = [nameof(Backend.Dispose), nameof(Backend.Upload), nameof(Backend.Download), nameof(Backend.Synchronize)];
+    private static readonly string[] s_notOperations = [nameof(Backend.Dispose), nameof(Backend.Upload), nameof(Backend.Download),
+        nameof(Backend.Synchronize)];
 
     [Test]
     public void Every_operation_of_the_contract_has_a_cost_under_its_own_name()

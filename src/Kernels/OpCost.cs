@@ -34,7 +34,8 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost LinearBackward(double m, double n, double k, bool input = true, bool weight = true, bool bias = true)
     {
         double flops = (input ? 2 * m * n * k : 0) + (weight ? 2 * m * n * k : 0) + (bias ? m * n : 0);
-        return Of(nameof(Backend.LinearBackward), flops, m * n + (input ? n * k + m * k : 0) + (weight ? m * k + n * k : 0) + (bias ? n : 0));
+        return Of(nameof(Backend.LinearBackward), flops, m * n + (input ? n * k + m * k : 0) + (weight ? m * k + n * k : 0) + (bias ? n
+            : 0));
     }
 
     public static OpCost LinearGeluForward(double m, double n, double k)
@@ -56,7 +57,8 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     // Norm
     /// <summary>Mean, squared deviations, scale and shift: 8 a number.</summary>
     public static OpCost LayerNormForward(double m, double c) => Of(nameof(Backend.LayerNormForward), 8 * m * c, 2 * m * c + 2 * m + 2 * c);
-    public static OpCost LayerNormBackward(double m, double c) => Of(nameof(Backend.LayerNormBackward), 14 * m * c, 3 * m * c + 2 * m + 3 * c);
+    public static OpCost LayerNormBackward(double m, double c) => Of(nameof(Backend.LayerNormBackward), 14 * m * c,
+        3 * m * c + 2 * m + 3 * c);
     public static OpCost SoftmaxForward(double m, double c) => Of(nameof(Backend.SoftmaxForward), 5 * m * c, 2 * m * c);
     public static OpCost SoftmaxBackward(double m, double c) => Of(nameof(Backend.SoftmaxBackward), 4 * m * c, 3 * m * c);
     public static OpCost BatchNormForward(double m, double c) => Of(nameof(Backend.BatchNormForward), 6 * m * c, 2 * m * c + 6 * c);
@@ -71,7 +73,8 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost AttentionBackward(double b, double t, double c, double heads)
         => Of(nameof(Backend.AttentionBackward), b * (10 * t * t * c + 5 * heads * t * t), b * t * (8 * c + heads));
 
-    public static OpCost RelativePositionBiasForward(double t, double heads) => Of(nameof(Backend.RelativePositionBiasForward), 0, heads * t * t);
+    public static OpCost RelativePositionBiasForward(double t, double heads) => Of(nameof(Backend.RelativePositionBiasForward), 0,
+        heads * t * t);
     public static OpCost RelativePositionBiasBackward(double t, double heads)
         => Of(nameof(Backend.RelativePositionBiasBackward), heads * t * t, heads * t * t);
 
@@ -87,14 +90,17 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost SliceTokensForward(double b, double n, double c) => Of(nameof(Backend.SliceTokensForward), 0, 2 * b * n * c);
     public static OpCost SliceTokensBackward(double b, double t, double n, double c)
         => Of(nameof(Backend.SliceTokensBackward), 0, b * n * c + b * t * c);
-    public static OpCost MeanTokensForward(double b, double t, double c) => Of(nameof(Backend.MeanTokensForward), b * t * c, b * t * c + b * c);
-    public static OpCost MeanTokensBackward(double b, double t, double c) => Of(nameof(Backend.MeanTokensBackward), b * c, b * t * c + b * c);
+    public static OpCost MeanTokensForward(double b, double t, double c) => Of(nameof(Backend.MeanTokensForward), b * t * c,
+        b * t * c + b * c);
+    public static OpCost MeanTokensBackward(double b, double t, double c) => Of(nameof(Backend.MeanTokensBackward), b * c,
+        b * t * c + b * c);
 
     // Loss
     /// <summary>Loss and gradient; visible patches are only zeroed, so the hidden share of prediction and picture is read.</summary>
     public static OpCost MaskedPixelLoss(double b, double pixels, double hiddenShare)
         => Of(nameof(Backend.MaskedPixelLoss), 5 * b * 3 * pixels * hiddenShare, b * 3 * pixels * (1 + 2 * hiddenShare));
-    public static OpCost CrossEntropyLoss(double b, double classes) => Of(nameof(Backend.CrossEntropyLoss), 8 * b * classes, 3 * b * classes);
+    public static OpCost CrossEntropyLoss(double b, double classes) => Of(nameof(Backend.CrossEntropyLoss), 8 * b * classes,
+        3 * b * classes);
 
     // Optim
     public static OpCost SquaredNorms(double n) => Of(nameof(Backend.SquaredNorms), 2 * n, n);
@@ -106,7 +112,8 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost SgdStep(double n) => Of(nameof(Backend.SgdStep), 6 * n, 5 * n);
 
     // Image
-    public static OpCost NormalizeImages(double b, double pixels) => Of(nameof(Backend.NormalizeImages), 2 * b * 3 * pixels, b * 3 * pixels, b * 3 * pixels);
+    public static OpCost NormalizeImages(double b, double pixels) => Of(nameof(Backend.NormalizeImages), 2 * b * 3 * pixels,
+        b * 3 * pixels, b * 3 * pixels);
     public static OpCost Luma(double b, double pixels) => Of(nameof(Backend.Luma), 0, 0, 4 * b * pixels);
     public static OpCost FastKeypoints(double b, double pixels) => Of(nameof(Backend.FastKeypoints), 0, 0, 2 * b * pixels);
     public static OpCost MarkKeypoints(double b, double pixels) => Of(nameof(Backend.MarkKeypoints), 0, 0, 2 * b * pixels);

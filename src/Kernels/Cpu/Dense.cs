@@ -52,7 +52,8 @@ public sealed unsafe partial class CpuBackend
 
     private static void SameShape(string op, Tensor a, Tensor b)
     {
-        if (a.Count != b.Count || a.Shape.Cols != b.Shape.Cols) throw new ArgumentException($"{op}: {a.Shape} and {b.Shape} must be equal.");
+        if (a.Count != b.Count || a.Shape.Cols != b.Shape.Cols)
+            throw new ArgumentException($"{op}: {a.Shape} and {b.Shape} must be equal.");
     }
 
     public override void LinearBackward(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w)
@@ -126,11 +127,12 @@ public sealed unsafe partial class CpuBackend
         SameShape(nameof(GeluBackward), dx.Into, x);
         SameShape(nameof(GeluBackward), dy, x);
         int n = checked((int)x.Count);
+        bool add = dx.Accumulate;
         switch (Level)
         {
-            case SimdLevel.Vector512: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes16>(dx.Into.F32, dx.Accumulate, dy.F32, x.F32)); break;
-            case SimdLevel.Vector256: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes8>(dx.Into.F32, dx.Accumulate, dy.F32, x.F32)); break;
-            default: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes1>(dx.Into.F32, dx.Accumulate, dy.F32, x.F32)); break;
+            case SimdLevel.Vector512: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes16>(dx.Into.F32, add, dy.F32, x.F32)); break;
+            case SimdLevel.Vector256: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes8>(dx.Into.F32, add, dy.F32, x.F32)); break;
+            default: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes1>(dx.Into.F32, add, dy.F32, x.F32)); break;
         }
     }
 
@@ -179,7 +181,8 @@ public sealed unsafe partial class CpuBackend
 
     /// <summary>y = residual + scale·gamma ⊙ branch, any of the three the same memory.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void ScaleAddRow<TV>(float* y, float* branch, float* residual, float* gamma, float scale, int n) where TV : struct, ILanes<TV>
+    private static void ScaleAddRow<TV>(float* y, float* branch, float* residual, float* gamma, float scale, int n)
+        where TV : struct, ILanes<TV>
     {
         TV s = TV.All(scale);
         int j = 0;
@@ -244,7 +247,8 @@ public sealed unsafe partial class CpuBackend
     {
         int rows = y.Shape.Rows, groups = rowScale is { } s ? checked((int)s.Count) : 1;
         if (gamma is { } g && g.Count != y.Shape.Cols) throw new ArgumentException($"{op}: gamma {g.Shape} does not fit {y.Shape}.");
-        if (groups == 0 || rows % groups != 0) throw new ArgumentException($"{op}: {groups} row factors do not divide the {rows} rows of {y.Shape}.");
+        if (groups == 0 || rows % groups != 0)
+            throw new ArgumentException($"{op}: {groups} row factors do not divide the {rows} rows of {y.Shape}.");
         return new BranchScales
         {
             Gamma = gamma is { } c ? c.F32 : null, Row = rowScale is { } r ? r.F32 : null, Group = Math.Max(1, rows / groups),
@@ -256,7 +260,7 @@ public sealed unsafe partial class CpuBackend
         SameShape(nameof(LayerScaleBackward), raw, w);
         int n = w.Shape.Rows, k = w.Shape.Cols, grain = Math.Max(1, ElementGrain / k);
         if (gamma.Count != n || rawBias.Count != n || (b is { } t && t.Count != n))
-            throw new ArgumentException($"LayerScaleBackward: gamma {gamma.Shape} and the bias gradient {rawBias.Shape} must have {n} elements.");
+            throw new ArgumentException($"LayerScaleBackward: gamma {gamma.Shape} and rawBias {rawBias.Shape} must have {n} elements.");
         var operands = new LayerScaleOperands
         {
             DGamma = dgamma, Dw = dw, Db = db, Raw = raw.F32, RawBias = rawBias.F32, W = w.F32, B = b is { } u ? u.F32 : null,

@@ -16,7 +16,7 @@ internal enum Finish : byte
 }
 
 /// <summary>
-/// C = start + A·B, blocked: C is (M, N), A is read where it lies, B comes in panels. A chunk of rows times a group of
+/// C = bias + A·B (+ C), blocked: C is (M, N), A is read where it lies, B comes in panels. A chunk of rows times a group of
 /// panels is one unit of work; inside it the blocks of K come first (A's block and B's panel stay in L2), then panels, then tiles
 /// (a panel is read from L2 by every tile, a tile's rows of A stay in L1).
 /// </summary>
@@ -30,7 +30,8 @@ internal unsafe struct Product
     /// <summary>(M, K), read where it lies.</summary>
     public float* A;
 
-    /// <summary>Panels of B: block after block BBlock apart, in a block panel after panel BPanel apart, in a panel K rows of Width.</summary>
+    /// <summary>Panels of B: block after block BBlock apart, in a block panel after panel BPanel apart, in a panel K rows of
+    /// Width.</summary>
     public float* B;
     public nint BBlock, BPanel;
 
@@ -60,10 +61,11 @@ public sealed unsafe partial class CpuBackend
     private const int GemmSlot = 0;            // one op's packed operands and partial sums
     private const int LongestBlock = 768;      // of the sum: 8 rows of A are 24 kB (half of L1), a panel of B 147 kB
     private const int PanelGap = 16;           // floats between panels: strides that are multiples of 4096 bytes share cache sets
-    private const int ChunkTiles = 24;         // one above the other in a unit: that often a panel is used once it is in L2, with 590 kB of A
+    // one above the other in a unit: that often a panel is used once it is in L2, with 590 kB of A
+    private const int ChunkTiles = 24;
     private const int LeastUnits = 32;         // units of work of a product: enough for a few threads to end together
 
-    /// <summary>y = x·wᵀ (+ b), or what <paramref name="finish"/> makes of it. Fields that a finish needs are in <paramref name="p"/>.</summary>
+    /// <summary>y = x·wᵀ (+ b), or what the product's finish makes of it.</summary>
     private void MultiplyByTransposed<TV>(Product p, float* x, float* w) where TV : struct, ILanes<TV>
     {
         int width = MicroKernels.Vectors * TV.Count, panels = Ceiling(p.N, width);
@@ -181,11 +183,13 @@ public sealed unsafe partial class CpuBackend
             float* branch = stackalloc float[8 * 3 * 16];
             new Span<float>(zeros, 3 * 16).Clear();
             Tile t = default;
-            (t.ARow, t.AStep, t.BRow) = (p.K, 1, width);
+            bool apart = p.Finish == Finish.Residual;
+            (t.ARow, t.AStep, t.BRow, t.CRow) = (p.K, 1, width, apart ? width : p.N);
             for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
             {
                 t.K = Math.Min(p.Block, p.K - k);
                 bool starts = k == 0, ends = k + t.K == p.K;
+                t.Accumulate = !apart && (!starts || p.Accumulate);
                 for (int panel = firstPanel; panel < lastPanel; panel++)
                 {
                     int col = panel * width, cols = Math.Min(width, p.N - col), vectors = Ceiling(cols, TV.Count);
@@ -197,7 +201,7 @@ public sealed unsafe partial class CpuBackend
                     int shareOfB = Ceiling((int)p.BPanel, Ceiling(lastRow - firstRow, tileRows));
                     t.AheadStep = fetchesA ? tileRows * sizeof(float) : Math.Min(64, Ceiling(shareOfB * sizeof(float), t.K));
                     float* nextB = t.B + p.BPanel;
-                    float* bias = starts && p.Bias != null ? p.Bias + col : zeros;
+                    t.Start = starts && p.Bias != null ? p.Bias + col : zeros;
                     for (int row = firstRow; row < lastRow; row += tileRows)
                     {
                         int rows = Math.Min(tileRows, lastRow - row);
@@ -205,13 +209,9 @@ public sealed unsafe partial class CpuBackend
                         t.A = p.A + (nint)row * p.K + k;
                         t.Ahead = (byte*)(fetchesA ? t.A + (nint)tileRows * p.K : nextB);
                         nextB += shareOfB;
-                        bool apart = p.Finish == Finish.Residual, fresh = apart || (starts && !p.Accumulate);
-                        t.Start = fresh ? bias : c;
-                        t.StartRow = fresh ? 0 : p.N;
                         t.C = apart ? branch : c;
-                        t.CRow = apart ? width : p.N;
                         MicroKernels.Run<TV>(t, rows, vectors, false);
-                        if (p.Finish == Finish.Residual) AddBranch(branch, row, rows, col, cols, starts);
+                        if (apart) AddBranch(branch, row, rows, col, cols, starts);
                         else if (p.Finish == Finish.Gelu && ends) TakeGelu(row, rows, col, cols);
                     }
                 }

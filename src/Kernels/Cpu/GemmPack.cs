@@ -18,7 +18,8 @@ internal static class GemmPack
     /// the next three StripStride further: a panel of three vectors, or three panels of one.
     /// </summary>
     [SkipLocalsInit]
-    public static unsafe void Rows<TV>(float* panels, nint spread, nint stripStride, nint rowStride, float* x, nint xRow, int rows, int cols,
+    public static unsafe void Rows<TV>(float* panels, nint spread, nint stripStride, nint rowStride, float* x, nint xRow, int rows,
+        int cols,
         float* sums) where TV : struct, ILanes<TV>
     {
         int strip = 3 * TV.Count, j = 0;
@@ -89,7 +90,8 @@ internal static class GemmPack
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static unsafe void Transpose4(float* y, nint yRow, float* x, nint xRow)
     {
-        Vector128<float> a = Vector128.Load(x), b = Vector128.Load(x + xRow), c = Vector128.Load(x + 2 * xRow), d = Vector128.Load(x + 3 * xRow);
+        Vector128<float> a = Vector128.Load(x), b = Vector128.Load(x + xRow), c = Vector128.Load(x + 2 * xRow),
+            d = Vector128.Load(x + 3 * xRow);
         Vector128<float> ab = Sse.UnpackLow(a, b), cd = Sse.UnpackLow(c, d), ef = Sse.UnpackHigh(a, b), gh = Sse.UnpackHigh(c, d);
         Sse.MoveLowToHigh(ab, cd).Store(y);
         Sse.MoveHighToLow(cd, ab).Store(y + yRow);

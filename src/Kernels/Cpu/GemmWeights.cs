@@ -13,6 +13,7 @@ internal unsafe struct WeightGradient
     private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
     private const int LeastUnits = 4;
     private const int LongestBlock = 400;     // tokens
+    private const int NarrowCols = 512;       // rows of b this short lie densely enough in the caches to be multiplied where they are
 
     /// <summary>Columns of a, columns of b, rows of both.</summary>
     public int M, N, K;
@@ -28,6 +29,7 @@ internal unsafe struct WeightGradient
     /// <summary>Tokens of a block, blocks of a range, and counts.</summary>
     public int Block, RangeBlocks, Blocks, Ranges, RowParts, ColParts, Threads;
 
+    public readonly bool BInPlace => N <= NarrowCols;
     public readonly int Units => Ranges * RowParts * ColParts;
 
     public WeightGradient(int m, int n, int k, int threads)
@@ -75,7 +77,7 @@ public sealed unsafe partial class CpuBackend
         int width = MicroKernels.Vectors * TV.Count;
         int rows = WeightGradient.PartStart(g.M, g.RowParts, 1), cols = WeightGradient.PartStart(g.N, g.ColParts, 1);
         nint a = (nint)Ceiling(rows, 3 * TA.Count) * 3 * (g.Block * TA.Count + PanelGap);
-        return a + (nint)Ceiling(cols, width) * (g.Block * width + PanelGap);
+        return g.BInPlace ? a : a + (nint)Ceiling(cols, width) * (g.Block * width + PanelGap);
     }
 
     private readonly struct WeightUnits<TV, TA>(WeightGradient g, Desks desks) : IRowKernel
@@ -92,11 +94,13 @@ public sealed unsafe partial class CpuBackend
         {
             int part = unit % (g.RowParts * g.ColParts), range = unit / (g.RowParts * g.ColParts);
             int rowPart = part / g.ColParts, colPart = part % g.ColParts;
-            int row = WeightGradient.PartStart(g.M, g.RowParts, rowPart), rows = WeightGradient.PartStart(g.M, g.RowParts, rowPart + 1) - row;
-            int col = WeightGradient.PartStart(g.N, g.ColParts, colPart), cols = WeightGradient.PartStart(g.N, g.ColParts, colPart + 1) - col;
+            int row = WeightGradient.PartStart(g.M, g.RowParts, rowPart), rows = WeightGradient.PartStart(g.M, g.RowParts,
+                rowPart + 1) - row;
+            int col = WeightGradient.PartStart(g.N, g.ColParts, colPart), cols = WeightGradient.PartStart(g.N, g.ColParts,
+                colPart + 1) - col;
             if (rows <= 0 || cols <= 0) return;
             int width = MicroKernels.Vectors * TV.Count;
-            nint aPanel = g.Block * TA.Count + PanelGap, bPanel = g.Block * width + PanelGap;
+            nint aPanel = g.Block * TA.Count + PanelGap, bPanel = g.BInPlace ? width : g.Block * width + PanelGap;
             float* packedB = area + Ceiling(rows, 3 * TA.Count) * 3 * aPanel;
             float* c = (g.Partial == null ? g.C : g.Partial + (nint)range * g.M * g.N) + (nint)row * g.N + col;
             int firstBlock = range * g.RangeBlocks, lastBlock = Math.Min(g.Blocks, firstBlock + g.RangeBlocks);
@@ -105,12 +109,16 @@ public sealed unsafe partial class CpuBackend
                 int k = block * g.Block, length = Math.Min(g.Block, g.K - k);
                 float* sums = g.Sums == null || colPart > 0 ? null : g.Sums + (nint)block * g.M + row;
                 GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, g.A + (nint)k * g.M + row, g.M, length, rows, sums);
-                GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, g.B + (nint)k * g.N + col, g.N, length, cols, null);
+                float* b = g.B + (nint)k * g.N + col;
+                if (!g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, b, g.N, length, cols, null);
                 // The next block of this unit, or the first of the unit that this thread will probably take next.
-                int next = block + 1 < lastBlock ? block + 1 : (unit + g.Threads) / (g.RowParts * g.ColParts) * g.RangeBlocks;
-                int ahead = Math.Min(next * g.Block, g.K);
-                Tiles(c, rows, cols, area, aPanel, packedB, bPanel, length, block > firstBlock || (g.Partial == null && g.Accumulate),
-                    g.A + (nint)ahead * g.M + row, g.B + (nint)ahead * g.N + col, Math.Min(g.Block, g.K - ahead));
+                int coming = block + 1 < lastBlock ? unit : unit + g.Threads, parts = g.RowParts * g.ColParts;
+                int token = Math.Min(coming == unit ? k + length : coming / parts * g.RangeBlocks * g.Block, g.K);
+                float* nextA = g.A + (nint)token * g.M + WeightGradient.PartStart(g.M, g.RowParts, coming % parts / g.ColParts);
+                float* nextB = g.B + (nint)token * g.N + WeightGradient.PartStart(g.N, g.ColParts, coming % g.ColParts);
+                bool adds = block > firstBlock || (g.Partial == null && g.Accumulate);
+                Tiles(c, rows, cols, area, aPanel, g.BInPlace ? b : packedB, bPanel, length, adds, nextA, nextB,
+                    Math.Min(g.Block, g.K - token));
             }
         }
 
@@ -123,8 +131,9 @@ public sealed unsafe partial class CpuBackend
             float* zeros = stackalloc float[3 * 16];
             new Span<float>(zeros, 3 * 16).Clear();
             Tile t = default;
-            (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (length, TA.Count == 1 ? aPanel : 1, TA.Count, width, g.N);
-            t.StartRow = accumulate ? g.N : 0;
+            (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (length, TA.Count == 1 ? aPanel : 1, TA.Count, g.BInPlace ? g.N : width, g.N);
+            t.Accumulate = accumulate;
+            t.Start = zeros;
             // Rows of a block that are whole rows of the matrix are contiguous: the share of a tile is one run of memory.
             int wanted = nextRows * (rows + cols), share = Ceiling(wanted, Ceiling(rows, tileRows) * Ceiling(cols, width)), at = 0;
             t.AheadStep = Math.Min(64, Ceiling(share * sizeof(float), length));
@@ -137,10 +146,10 @@ public sealed unsafe partial class CpuBackend
                 {
                     t.A = a + i / TA.Count * aPanel + i % TA.Count;
                     t.C = c + (nint)i * g.N + j;
-                    t.Start = accumulate ? t.C : zeros;
                     int aWanted = nextRows * rows, inB = at - aWanted;
-                    t.Ahead = (byte*)(at < aWanted ? nextA + (nint)(at / rows) * g.M + at % rows : nextB + (nint)(inB / cols) * g.N + inB % cols);
-                    MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, false);
+                    t.Ahead = (byte*)(at < aWanted ? nextA + (nint)(at / rows) * g.M + at % rows
+                        : nextB + (nint)(inB / cols) * g.N + inB % cols);
+                    MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, g.BInPlace);
                 }
             }
         }

@@ -17,8 +17,8 @@ internal readonly struct Seven : IConstant { public static int Value => 7; }
 internal readonly struct Eight : IConstant { public static int Value => 8; }
 
 /// <summary>
-/// One register tile of a product: c[r, j] = start[r, j] + Σ_k a[r, k]·b[k, j]. Every element is one chain of multiply-adds in the
-/// order of k, so its bits depend neither on the tile's shape nor on where in the matrix the tile lies.
+/// One register tile of a product: c[r, j] = start[j] + Σ_k a[r, k]·b[k, j] (+ c[r, j]). Every element is one chain of multiply-adds in
+/// the order of k, so its bits depend neither on the tile's shape nor on where in the matrix the tile lies.
 /// </summary>
 internal unsafe struct Tile
 {
@@ -33,13 +33,14 @@ internal unsafe struct Tile
     public float* B;
     public nint BRow;
 
-    /// <summary>Where the sums start; a row stride of 0 gives every row the same (zeros, a bias).</summary>
+    /// <summary>Where every row's sums start: zeros, a bias.</summary>
     public float* Start;
-    public nint StartRow;
 
-    /// <summary>Where the sums go; may be <see cref="Start"/>.</summary>
+    /// <summary>Where the sums go, and whether they are added to what is there. Added last: c may still be on its way from
+    /// memory.</summary>
     public float* C;
     public nint CRow;
+    public bool Accumulate;
 
     /// <summary>Columns of the last vector that exist, or 0 for all: nothing outside of them is touched in Start and C.</summary>
     public int Tail;
@@ -50,7 +51,7 @@ internal unsafe struct Tile
 }
 
 /// <summary>
-/// The four things a micro-kernel does with a vector, on the runtime's own vector types: inside a wrapper such as
+/// The few things a micro-kernel does with a vector, on the runtime's own vector types: inside a wrapper such as
 /// <see cref="Lanes16"/> the JIT writes a third of the multiply-adds over their factor and copies them back, which costs a tenth.
 /// </summary>
 internal unsafe interface IMultiplyAdd<TV> where TV : struct
@@ -61,6 +62,7 @@ internal unsafe interface IMultiplyAdd<TV> where TV : struct
     static abstract TV LoadFirst(float* p, int n);
     static abstract void Store(float* p, TV v);
     static abstract void StoreFirst(float* p, TV v, int n);
+    static abstract TV Add(TV a, TV b);
     static abstract TV MulAdd(TV a, TV b, TV c);
 }
 
@@ -72,6 +74,7 @@ internal readonly unsafe struct Wide16 : IMultiplyAdd<Vector512<float>>
     public static Vector512<float> LoadFirst(float* p, int n) => Lanes16.LoadFirst(p, n).V;
     public static void Store(float* p, Vector512<float> v) => v.Store(p);
     public static void StoreFirst(float* p, Vector512<float> v, int n) => new Lanes16(v).StoreFirst(p, n);
+    public static Vector512<float> Add(Vector512<float> a, Vector512<float> b) => a + b;
     public static Vector512<float> MulAdd(Vector512<float> a, Vector512<float> b, Vector512<float> c) => Avx512F.FusedMultiplyAdd(a, b, c);
 }
 
@@ -83,6 +86,7 @@ internal readonly unsafe struct Wide8 : IMultiplyAdd<Vector256<float>>
     public static Vector256<float> LoadFirst(float* p, int n) => Lanes8.LoadFirst(p, n).V;
     public static void Store(float* p, Vector256<float> v) => v.Store(p);
     public static void StoreFirst(float* p, Vector256<float> v, int n) => new Lanes8(v).StoreFirst(p, n);
+    public static Vector256<float> Add(Vector256<float> a, Vector256<float> b) => a + b;
     public static Vector256<float> MulAdd(Vector256<float> a, Vector256<float> b, Vector256<float> c) => Fma.MultiplyAdd(a, b, c);
 }
 
@@ -94,6 +98,7 @@ internal readonly unsafe struct Wide1 : IMultiplyAdd<float>
     public static float LoadFirst(float* p, int n) => 0f;
     public static void Store(float* p, float v) => *p = v;
     public static void StoreFirst(float* p, float v, int n) { }
+    public static float Add(float a, float b) => a + b;
     public static float MulAdd(float a, float b, float c) => a * b + c;
 }
 
@@ -112,7 +117,8 @@ internal static unsafe class MicroKernels
     public const int Vectors = 3;
 
     /// <summary>Runs the tile whose shape is (rows, vectors), each at most what the width has.</summary>
-    /// <param name="looseB">b ends with the last column that exists, so its last vector is read masked too. Packed panels are padded.</param>
+    /// <param name="looseB">b ends with the last column that exists, so its last vector is read masked too. Packed panels are
+    /// padded.</param>
     public static void Run<TV>(in Tile t, int rows, int vectors, bool looseB) where TV : struct, ILanes<TV>
     {
         bool loose = looseB && t.Tail != 0;
@@ -155,30 +161,23 @@ internal static unsafe class MicroKernels
     private static void Multiply<TW, TV, TR, TC, TLoose>(in Tile t) where TW : struct, IMultiplyAdd<TV> where TV : struct
         where TR : struct, IConstant where TC : struct, IConstant where TLoose : struct, IConstant
     {
-        int tail = t.Tail;
-        float* s = t.Start;
-        nint sRow = t.StartRow;
-        TV c00 = default, c01 = default, c02 = default;
-        TV c10 = default, c11 = default, c12 = default;
-        TV c20 = default, c21 = default, c22 = default;
-        TV c30 = default, c31 = default, c32 = default;
-        TV c40 = default, c41 = default, c42 = default;
-        TV c50 = default, c51 = default, c52 = default;
-        TV c60 = default, c61 = default, c62 = default;
-        TV c70 = default, c71 = default, c72 = default;
-        Open<TW, TV, TC>(s, tail, ref c00, ref c01, ref c02);
-        if (TR.Value > 1) Open<TW, TV, TC>(s + sRow, tail, ref c10, ref c11, ref c12);
-        if (TR.Value > 2) Open<TW, TV, TC>(s + 2 * sRow, tail, ref c20, ref c21, ref c22);
-        if (TR.Value > 3) Open<TW, TV, TC>(s + 3 * sRow, tail, ref c30, ref c31, ref c32);
-        if (TR.Value > 4) Open<TW, TV, TC>(s + 4 * sRow, tail, ref c40, ref c41, ref c42);
-        if (TR.Value > 5) Open<TW, TV, TC>(s + 5 * sRow, tail, ref c50, ref c51, ref c52);
-        if (TR.Value > 6) Open<TW, TV, TC>(s + 6 * sRow, tail, ref c60, ref c61, ref c62);
-        if (TR.Value > 7) Open<TW, TV, TC>(s + 7 * sRow, tail, ref c70, ref c71, ref c72);
+        for (int r = 0; r < TR.Value; r++) Nudge<TW, TV, TC>(t.C + r * t.CRow);
+        TV s0 = default, s1 = default, s2 = default;
+        Open<TW, TV, TC>(t.Start, t.Tail, ref s0, ref s1, ref s2);
+        TV c00 = s0, c01 = s1, c02 = s2;
+        TV c10 = s0, c11 = s1, c12 = s2;
+        TV c20 = s0, c21 = s1, c22 = s2;
+        TV c30 = s0, c31 = s1, c32 = s2;
+        TV c40 = s0, c41 = s1, c42 = s2;
+        TV c50 = s0, c51 = s1, c52 = s2;
+        TV c60 = s0, c61 = s1, c62 = s2;
+        TV c70 = s0, c71 = s1, c72 = s2;
 
-        float* a = t.A, b = t.B;
-        byte* ahead = t.Ahead;
-        nint aStep = t.AStep, bRow = t.BRow, near = Nearing * bRow, aheadStep = t.AheadStep;
-        nint r1 = t.ARow * sizeof(float), r3 = 3 * r1, r5 = 5 * r1, r7 = 7 * r1;
+        // Strides in bytes, few enough for the general registers: rows 4 to 7 have a pointer of their own.
+        byte* a = (byte*)t.A, b = (byte*)t.B, ahead = t.Ahead;
+        nint row = t.ARow * sizeof(float), row3 = 3 * row, aStep = t.AStep * sizeof(float), bRow = t.BRow * sizeof(float),
+            aheadStep = t.AheadStep;
+        byte* a4 = a + 4 * row;
         TV b0 = default, b1 = default, b2 = default;
         for (int k = t.K; k > 0; k--)
         {
@@ -186,33 +185,37 @@ internal static unsafe class MicroKernels
             {
                 Sse.Prefetch1(ahead);
                 ahead += aheadStep;
-                Sse.Prefetch0(b + near);
-                if (TC.Value > 1) Sse.Prefetch0(b + near + TW.Count);
-                if (TC.Value > 2) Sse.Prefetch0(b + near + 2 * TW.Count);
+                float* soon = (float*)(b + Nearing * bRow);
+                Sse.Prefetch0(soon);
+                if (TC.Value > 1) Sse.Prefetch0(soon + TW.Count);
+                if (TC.Value > 2) Sse.Prefetch0(soon + 2 * TW.Count);
             }
-            Line<TW, TV, TC, TLoose>(b, tail, ref b0, ref b1, ref b2);
+            Line<TW, TV, TC, TLoose>((float*)b, t.Tail, ref b0, ref b1, ref b2);
             b += bRow;
             Row<TW, TV, TC>(a, b0, b1, b2, ref c00, ref c01, ref c02);
-            if (TR.Value > 1) Row<TW, TV, TC>((float*)((byte*)a + r1), b0, b1, b2, ref c10, ref c11, ref c12);
-            if (TR.Value > 2) Row<TW, TV, TC>((float*)((byte*)a + 2 * r1), b0, b1, b2, ref c20, ref c21, ref c22);
-            if (TR.Value > 3) Row<TW, TV, TC>((float*)((byte*)a + r3), b0, b1, b2, ref c30, ref c31, ref c32);
-            if (TR.Value > 4) Row<TW, TV, TC>((float*)((byte*)a + 4 * r1), b0, b1, b2, ref c40, ref c41, ref c42);
-            if (TR.Value > 5) Row<TW, TV, TC>((float*)((byte*)a + r5), b0, b1, b2, ref c50, ref c51, ref c52);
-            if (TR.Value > 6) Row<TW, TV, TC>((float*)((byte*)a + 2 * r3), b0, b1, b2, ref c60, ref c61, ref c62);
-            if (TR.Value > 7) Row<TW, TV, TC>((float*)((byte*)a + r7), b0, b1, b2, ref c70, ref c71, ref c72);
+            if (TR.Value > 1) Row<TW, TV, TC>(a + row, b0, b1, b2, ref c10, ref c11, ref c12);
+            if (TR.Value > 2) Row<TW, TV, TC>(a + 2 * row, b0, b1, b2, ref c20, ref c21, ref c22);
+            if (TR.Value > 3) Row<TW, TV, TC>(a + row3, b0, b1, b2, ref c30, ref c31, ref c32);
+            if (TR.Value > 4) Row<TW, TV, TC>(a4, b0, b1, b2, ref c40, ref c41, ref c42);
+            if (TR.Value > 5) Row<TW, TV, TC>(a4 + row, b0, b1, b2, ref c50, ref c51, ref c52);
+            if (TR.Value > 6) Row<TW, TV, TC>(a4 + 2 * row, b0, b1, b2, ref c60, ref c61, ref c62);
+            if (TR.Value > 7) Row<TW, TV, TC>(a4 + row3, b0, b1, b2, ref c70, ref c71, ref c72);
             a += aStep;
+            if (TR.Value > 4) a4 += aStep;
         }
 
         float* c = t.C;
         nint cRow = t.CRow;
-        Close<TW, TV, TC>(c, tail, c00, c01, c02);
-        if (TR.Value > 1) Close<TW, TV, TC>(c + cRow, tail, c10, c11, c12);
-        if (TR.Value > 2) Close<TW, TV, TC>(c + 2 * cRow, tail, c20, c21, c22);
-        if (TR.Value > 3) Close<TW, TV, TC>(c + 3 * cRow, tail, c30, c31, c32);
-        if (TR.Value > 4) Close<TW, TV, TC>(c + 4 * cRow, tail, c40, c41, c42);
-        if (TR.Value > 5) Close<TW, TV, TC>(c + 5 * cRow, tail, c50, c51, c52);
-        if (TR.Value > 6) Close<TW, TV, TC>(c + 6 * cRow, tail, c60, c61, c62);
-        if (TR.Value > 7) Close<TW, TV, TC>(c + 7 * cRow, tail, c70, c71, c72);
+        int tail = t.Tail;
+        bool add = t.Accumulate;
+        Close<TW, TV, TC>(c, tail, add, c00, c01, c02);
+        if (TR.Value > 1) Close<TW, TV, TC>(c + cRow, tail, add, c10, c11, c12);
+        if (TR.Value > 2) Close<TW, TV, TC>(c + 2 * cRow, tail, add, c20, c21, c22);
+        if (TR.Value > 3) Close<TW, TV, TC>(c + 3 * cRow, tail, add, c30, c31, c32);
+        if (TR.Value > 4) Close<TW, TV, TC>(c + 4 * cRow, tail, add, c40, c41, c42);
+        if (TR.Value > 5) Close<TW, TV, TC>(c + 5 * cRow, tail, add, c50, c51, c52);
+        if (TR.Value > 6) Close<TW, TV, TC>(c + 6 * cRow, tail, add, c60, c61, c62);
+        if (TR.Value > 7) Close<TW, TV, TC>(c + 7 * cRow, tail, add, c70, c71, c72);
     }
 
     /// <summary>One step's row of b.</summary>
@@ -227,13 +230,23 @@ internal static unsafe class MicroKernels
 
     /// <summary>One row of one step: c += a·b.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Row<TW, TV, TC>(float* a, TV b0, TV b1, TV b2, ref TV c0, ref TV c1, ref TV c2)
+    private static void Row<TW, TV, TC>(byte* a, TV b0, TV b1, TV b2, ref TV c0, ref TV c1, ref TV c2)
         where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant
     {
-        TV x = TW.All(a);
+        TV x = TW.All((float*)a);
         c0 = TW.MulAdd(x, b0, c0);
         if (TC.Value > 1) c1 = TW.MulAdd(x, b1, c1);
         if (TC.Value > 2) c2 = TW.MulAdd(x, b2, c2);
+    }
+
+    /// <summary>Asks for a row of c, which is written or added to when the sums are done: a store must own its line too.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Nudge<TW, TV, TC>(float* row) where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant
+    {
+        if (!Sse.IsSupported) return;
+        Sse.Prefetch0(row);
+        if (TC.Value > 1) Sse.Prefetch0(row + TW.Count);
+        if (TC.Value > 2) Sse.Prefetch0(row + 2 * TW.Count);
     }
 
     /// <summary>Reads a row of TC vectors, the last one masked if it is cut.</summary>
@@ -247,17 +260,17 @@ internal static unsafe class MicroKernels
         if (TC.Value > 2) c2 = whole ? TW.Load(row + 2 * TW.Count) : TW.LoadFirst(row + 2 * TW.Count, tail);
     }
 
-    /// <summary>Writes a row of TC vectors, the last one masked if it is cut.</summary>
+    /// <summary>Writes a row of TC vectors, or adds it to what is there; the last vector is masked if it is cut.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Close<TW, TV, TC>(float* row, int tail, TV c0, TV c1, TV c2)
+    private static void Close<TW, TV, TC>(float* row, int tail, bool add, TV c0, TV c1, TV c2)
         where TW : struct, IMultiplyAdd<TV> where TV : struct where TC : struct, IConstant
     {
         bool whole = TW.Count == 1 || tail == 0;
         float* last = row + (TC.Value - 1) * TW.Count;
-        if (TC.Value > 1) TW.Store(row, c0);
-        if (TC.Value > 2) TW.Store(row + TW.Count, c1);
+        if (TC.Value > 1) TW.Store(row, add ? TW.Add(c0, TW.Load(row)) : c0);
+        if (TC.Value > 2) TW.Store(row + TW.Count, add ? TW.Add(c1, TW.Load(row + TW.Count)) : c1);
         TV c = TC.Value == 1 ? c0 : TC.Value == 2 ? c1 : c2;
-        if (whole) TW.Store(last, c);
-        else TW.StoreFirst(last, c, tail);
+        if (whole) TW.Store(last, add ? TW.Add(c, TW.Load(last)) : c);
+        else TW.StoreFirst(last, add ? TW.Add(c, TW.LoadFirst(last, tail)) : c, tail);
     }
 }

@@ -20,7 +20,8 @@ internal static unsafe class SmallGemm
         float* zeros = stackalloc float[MicroKernels.Vectors * 16];
         Tile t = default;
         (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (k, aRow, aStep, bRow, cRow);
-        t.StartRow = accumulate ? cRow : 0;
+        t.Accumulate = accumulate;
+        t.Start = zeros;
         for (int col = 0; col < n; col += width)
         {
             int cols = Math.Min(width, n - col), vectors = (cols + TV.Count - 1) / TV.Count;
@@ -30,12 +31,12 @@ internal static unsafe class SmallGemm
             {
                 t.A = a + row * aRow;
                 t.C = c + row * cRow + col;
-                t.Start = accumulate ? t.C : zeros;
                 MicroKernels.Run<TV>(t, Math.Min(tileRows, m - row), vectors, true);
             }
         }
     }
 
     /// <summary>y = xᵀ: y is (cols, rows), its rows yRow apart; x is (rows, cols), its rows xRow apart.</summary>
-    public static void Transpose(float* y, int yRow, float* x, nint xRow, int rows, int cols) => GemmPack.Transpose(y, yRow, x, xRow, rows, cols);
+    public static void Transpose(float* y, int yRow, float* x, nint xRow, int rows, int cols) => GemmPack.Transpose(y, yRow, x, xRow,
+        rows, cols);
 }

@@ -77,7 +77,8 @@ internal static class VectorMath
         return TV.Where(x, TV.Zero, one - tail, tail);
     }
 
-    /// <summary>½·erfc(a)·exp(a²) for a ≥ 0, from t = 1/(1 + 0.42·a): t·P(t), P of degree 7; 2.4e-9·exp(a²), 5e-7 relative at most.</summary>
+    /// <summary>½·erfc(a)·exp(a²) for a ≥ 0, from t = 1/(1 + 0.42·a): t·P(t), P of degree 7; 2.4e-9·exp(a²), 5e-7 relative at
+    /// most.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static TV HalfScaledErfc<TV>(TV t) where TV : struct, ILanes<TV>
     {
