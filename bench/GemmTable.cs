@@ -14,7 +14,7 @@ internal static class GemmTable
     private static readonly string[] s_kinds = ["forward", "input gradient", "weight gradient"];
 
     /// <param name="args">
-    /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu. The cpu clock (this
+    /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu, --tiles emitted|jit|both. The cpu clock (this
     /// thread's processor time; one thread, Linux) does not count what other programs take.
     /// </param>
     public static int Run(string[] args)
@@ -28,59 +28,63 @@ internal static class GemmTable
         Console.WriteLine("|---|---|---|---|---|---|---|---|");
         foreach (int t in threads)
         {
-            using var cpu = new CpuBackend(t);
+            string tiles = Option(args, "--tiles", "emitted");
+            using CpuBackend emitted = new(t), jit = new(t, emit: false);
+            CpuBackend[] backends = tiles switch { "jit" => [jit], "both" => [emitted, jit], _ => [emitted] };
             using var roof = new Roof(t, 1 << 20);
-            var shares = new List<(string Kind, double Best)>();
+            var shares = new List<(string Kind, double Best, double Ratio)>();
             foreach (int m in tokens)
                 foreach (int c in widths)
                     foreach ((int n, int k) in new[] { (3 * c, c), (c, c), (4 * c, c), (c, 4 * c) })
-                        Measure(cpu, roof, t, m, n, k, rounds, kinds, shares);
+                        Measure(backends, roof, t, m, n, k, rounds, kinds, shares);
             foreach (var group in shares.GroupBy(s => s.Kind))
             {
-                string least = $"least {group.Min(s => s.Best):P1}, mean {group.Average(s => s.Best):P1}";
-                Console.WriteLine($"| {t} | all | {group.Key} | | | | {least} | |");
+                string least = $"least {group.Min(s => s.Best):P1}, mean {group.Average(s => s.Best):P1} | mean {group.Average(s => s.Ratio):P1}";
+                Console.WriteLine($"| {t} | all | {group.Key} | | | | {least} |");
             }
         }
         return 0;
     }
 
-    private static void Measure(CpuBackend cpu, Roof roof, int threads, int m, int n, int k, int rounds, string kinds,
-        List<(string, double)> shares)
+    private static void Measure(CpuBackend[] backends, Roof roof, int threads, int m, int n, int k, int rounds, string kinds,
+        List<(string, double, double)> shares)
     {
-        using var memory = new Operands(cpu);
+        using var memory = new Operands(backends[0]);
         Tensor x = memory.New(m, k), w = memory.New(n, k), b = memory.New(1, n), y = memory.New(m, n), dx = memory.New(m, k),
             dw = memory.New(n, k);
         Tensor bias = b.Reshape(new Shape(n));
-        Action[] products =
-        [
-            () => cpu.LinearForward(y, x, w, bias),
-            () => cpu.LinearBackward(Grad.Write(dx), Grad.None, Grad.None, y, x, w),
-            () => cpu.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(bias), y, x, w),
-        ];
+        string[] tiles = backends.Length > 1 ? [", emitted", ", JIT"] : [""];
+        var products = new List<(string Kind, string Tiles, Action Run)>();
+        foreach ((CpuBackend cpu, string which) in backends.Zip(tiles))
+        {
+            products.Add((s_kinds[0], which, () => cpu.LinearForward(y, x, w, bias)));
+            products.Add((s_kinds[1], which, () => cpu.LinearBackward(Grad.Write(dx), Grad.None, Grad.None, y, x, w)));
+            products.Add((s_kinds[2], which, () => cpu.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(bias), y, x, w)));
+        }
+        products.RemoveAll(p => !kinds.Contains(p.Kind[0]));
         double flops = 2.0 * m * n * k;
-        var speed = new double[3, rounds];
-        var roofs = new double[3, rounds];
+        var speed = new double[products.Count, rounds];
+        var roofs = new double[products.Count, rounds];
         for (int r = -2; r < rounds; r++)
-            for (int p = 0; p < 3; p++)
+            for (int p = 0; p < products.Count; p++)
             {
-                if (!kinds.Contains(s_kinds[p][0])) continue;
                 double before = roof.Fma();
                 int calls = Math.Max(1, (int)(4e9 * threads / flops / 2));
                 double start = Clock.Seconds;
-                for (int i = 0; i < calls; i++) products[p]();
+                for (int i = 0; i < calls; i++) products[p].Run();
                 double seconds = Clock.Seconds - start;
                 if (r < 0) continue;
                 speed[p, r] = flops * calls / seconds / 1e9;
                 roofs[p, r] = Math.Max(before, roof.Fma());
             }
-        for (int p = 0; p < 3; p++)
+        for (int p = 0; p < products.Count; p++)
         {
-            if (!kinds.Contains(s_kinds[p][0])) continue;
             double[] s = Row(speed, p), top = Row(roofs, p);
             double share = s.Max() / top.Max(), ratio = Median([.. s.Zip(top, (a, c) => a / c)]);
-            shares.Add((s_kinds[p], share));
+            string kind = products[p].Kind + products[p].Tiles;
+            shares.Add((kind, share, ratio));
             string speeds = $"{s.Max():F1} | {Median(s):F1} | {top.Max():F1} | {share:P1} | {ratio:P1}";
-            Console.WriteLine($"| {threads} | {m} × {n} × {k} | {s_kinds[p]} | {speeds} |");
+            Console.WriteLine($"| {threads} | {m} × {n} × {k} | {kind} | {speeds} |");
         }
     }
 

@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
 
@@ -11,13 +12,17 @@ public sealed unsafe partial class CpuBackend : Backend
 
     /// <param name="threads">Compute threads, the caller's included; 0 = all that the process may use (container limits respected).</param>
     /// <param name="level">Vector width; none = the best this machine has. A lower one is for tests and comparisons.</param>
-    public CpuBackend(int threads = 0, SimdLevel? level = null)
+    /// <param name="emit">Prefer machine code assembled at run time to the JIT's where there is such; the bits are the same.</param>
+    public CpuBackend(int threads = 0, SimdLevel? level = null, bool emit = true)
     {
         Level = level ?? Simd.Best;
         if (Level > Simd.Best)
             throw new DeviceException($"device 'cpu': SIMD level {Level} was asked for, but this machine or runtime setting has only {Simd.Best}.");
         _rows = new Rows(threads > 0 ? threads : Environment.ProcessorCount);
+        _emitted = emit && Level == SimdLevel.Vector512 ? TileRoutines.Instance : null;
     }
+
+    private readonly TileRoutines? _emitted;
 
     private CpuBackend(int threads, SimdLevel level, bool dry) => (Level, _rows, _dry) = (level, new Rows(threads, dry), dry);
 

@@ -79,13 +79,14 @@ public sealed unsafe partial class CpuBackend
             MultiplyPlain<TV>(new Product { M = m, N = k, K = n, C = dx.Into.F32, Accumulate = dx.Accumulate }, dy.F32, w.F32);
         float* sums = db.Wanted ? db.Into.F32 : null;
         if (dw.Wanted) MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, dy.F32, x.F32, n, k, m);
-        else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n);
+        else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m));
     }
 
     /// <summary>sums = Σ over rows of x (+ sums): the order, and so the bits, that the weight gradient gives too.</summary>
-    private void ColumnSums<TV>(float* sums, bool accumulate, float* x, int rows, int cols) where TV : struct, ILanes<TV>
+    private void ColumnSums<TV>(float* sums, bool accumulate, float* x, int rows, int cols, int grain)
+        where TV : struct, ILanes<TV>
     {
-        int grain = WeightGradient.BlockTokens(rows), tasks = Rows.Chunks(rows, grain);
+        int tasks = Rows.Chunks(rows, grain);
         float* partial = GemmScratch((nint)tasks * cols);
         _rows.For(rows, grain, new ColumnSumRows<TV>(partial, x, cols));
         AddInOrder<TV>(sums, partial, cols, tasks, accumulate);

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
 
@@ -54,6 +55,9 @@ internal unsafe struct Product
 
     /// <summary>Rows of a chunk, a multiple of the tile's; panels of a group; groups in all.</summary>
     public int ChunkRows, GroupPanels, Groups;
+
+    /// <summary>Machine code to prefer to the JIT's, or null.</summary>
+    public TileRoutines? Emitted;
 }
 
 public sealed unsafe partial class CpuBackend
@@ -111,6 +115,7 @@ public sealed unsafe partial class CpuBackend
     private void Multiply<TV>(Product p) where TV : struct, ILanes<TV>
     {
         Units<TV>(ref p);
+        p.Emitted = _emitted;
         _rows.For(Ceiling(p.M, p.ChunkRows) * p.Groups, 1, new ProductUnits<TV>(p));
     }
 
@@ -210,7 +215,7 @@ public sealed unsafe partial class CpuBackend
                         t.Ahead = (byte*)(fetchesA ? t.A + (nint)tileRows * p.K : nextB);
                         nextB += shareOfB;
                         t.C = apart ? branch : c;
-                        MicroKernels.Run<TV>(t, rows, vectors, false);
+                        MicroKernels.Run<TV>(t, rows, vectors, false, p.Emitted);
                         if (apart) AddBranch(branch, row, rows, col, cols, starts);
                         else if (p.Finish == Finish.Gelu && ends) TakeGelu(row, rows, col, cols);
                     }

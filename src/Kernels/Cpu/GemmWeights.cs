@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
 
@@ -13,6 +14,7 @@ internal unsafe struct WeightGradient
     private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
     private const int LeastUnits = 4;
     private const int LongestBlock = 400;     // tokens
+    private const int NarrowPart = 960;       // rows and columns of a part together: with so few, half a block leaves L2 room for the next
     private const int NarrowCols = 512;       // rows of b this short lie densely enough in the caches to be multiplied where they are
 
     /// <summary>Columns of a, columns of b, rows of both.</summary>
@@ -29,21 +31,28 @@ internal unsafe struct WeightGradient
     /// <summary>Tokens of a block, blocks of a range, and counts.</summary>
     public int Block, RangeBlocks, Blocks, Ranges, RowParts, ColParts, Threads;
 
+    /// <summary>Machine code that packs while it multiplies, or null.</summary>
+    public TileRoutines? Emitted;
+
     public readonly bool BInPlace => N <= NarrowCols;
     public readonly int Units => Ranges * RowParts * ColParts;
 
     public WeightGradient(int m, int n, int k, int threads)
     {
         (M, N, K, Threads) = (m, n, k, threads);
-        Block = BlockTokens(k);
+        Block = BlockTokens(m, n, k);
         Blocks = Ceiling(k, Block);
         (RowParts, ColParts) = (Ceiling(m, PartRows), Ceiling(n, PartCols));
         RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, Ceiling(LeastUnits, RowParts * ColParts)));
         Ranges = Ceiling(Blocks, RangeBlocks);
     }
 
-    /// <summary>Tokens whose products and column sums are one chain: a function of their number alone.</summary>
-    public static int BlockTokens(int k) => Ceiling(Ceiling(k, Ceiling(k, LongestBlock)), 8) * 8;
+    /// <summary>Tokens whose products and column sums are one chain: a function of the shape alone.</summary>
+    public static int BlockTokens(int m, int n, int k)
+    {
+        int longest = Math.Min(m, PartRows) + Math.Min(n, PartCols) <= NarrowPart ? LongestBlock / 2 : LongestBlock;
+        return Ceiling(Ceiling(k, Ceiling(k, longest)), 8) * 8;
+    }
 
     /// <summary>First row (or column) of part i of n when an extent is cut into even parts of whole tiles.</summary>
     public static int PartStart(int extent, int parts, int i) => Math.Min(extent, Ceiling(Ceiling(extent, parts), 48) * 48 * i);
@@ -62,7 +71,7 @@ public sealed unsafe partial class CpuBackend
     private void MultiplyTransposed<TV, TA>(float* c, bool accumulate, float* sums, bool accumulateSums, float* a, float* b,
         int m, int n, int k) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
-        var g = new WeightGradient(m, n, k, Threads) { A = a, B = b, C = c, Accumulate = accumulate };
+        var g = new WeightGradient(m, n, k, Threads) { A = a, B = b, C = c, Accumulate = accumulate, Emitted = _emitted };
         nint partial = g.Ranges > 1 ? (nint)g.Ranges * m * n : 0;
         float* scratch = GemmScratch(partial + (nint)g.Blocks * m);
         g.Partial = partial == 0 ? null : scratch;
@@ -100,6 +109,8 @@ public sealed unsafe partial class CpuBackend
                 colPart + 1) - col;
             if (rows <= 0 || cols <= 0) return;
             int width = MicroKernels.Vectors * TV.Count;
+            // Whole tiles only: the emitted ones pack on the way, so that packing costs no time of its own.
+            TileRoutines? emitted = rows % TileCode.Rows == 0 && cols % 16 == 0 ? g.Emitted : null;
             nint aPanel = g.Block * TA.Count + PanelGap, bPanel = g.BInPlace ? width : g.Block * width + PanelGap;
             float* packedB = area + Ceiling(rows, 3 * TA.Count) * 3 * aPanel;
             float* c = (g.Partial == null ? g.C : g.Partial + (nint)range * g.M * g.N) + (nint)row * g.N + col;
@@ -108,24 +119,74 @@ public sealed unsafe partial class CpuBackend
             {
                 int k = block * g.Block, length = Math.Min(g.Block, g.K - k);
                 float* sums = g.Sums == null || colPart > 0 ? null : g.Sums + (nint)block * g.M + row;
-                GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, g.A + (nint)k * g.M + row, g.M, length, rows, sums);
-                float* b = g.B + (nint)k * g.N + col;
-                if (!g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, b, g.N, length, cols, null);
+                float* a = g.A + (nint)k * g.M + row, b = g.B + (nint)k * g.N + col;
+                if (emitted == null) GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, a, g.M, length, rows, sums);
+                if (emitted == null && !g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, b, g.N, length, cols, null);
                 // The next block of this unit, or the first of the unit that this thread will probably take next.
                 int coming = block + 1 < lastBlock ? unit : unit + g.Threads, parts = g.RowParts * g.ColParts;
                 int token = Math.Min(coming == unit ? k + length : coming / parts * g.RangeBlocks * g.Block, g.K);
                 float* nextA = g.A + (nint)token * g.M + WeightGradient.PartStart(g.M, g.RowParts, coming % parts / g.ColParts);
                 float* nextB = g.B + (nint)token * g.N + WeightGradient.PartStart(g.N, g.ColParts, coming % g.ColParts);
                 bool adds = block > firstBlock || (g.Partial == null && g.Accumulate);
-                Tiles(c, rows, cols, area, aPanel, g.BInPlace ? b : packedB, bPanel, length, adds, nextA, nextB,
-                    Math.Min(g.Block, g.K - token));
+                var next = new Coming { A = nextA, B = nextB, Rows = Math.Min(g.Block, g.K - token) };
+                if (emitted != null) PackingTiles(emitted, c, rows, cols, a, area, aPanel, b, packedB, bPanel, length, adds, sums, next);
+                else Tiles(c, rows, cols, area, aPanel, g.BInPlace ? b : packedB, bPanel, length, adds, next);
             }
         }
 
-        /// <summary>One block's tiles; each asks for its share of the next block's rows (nextA, nextB).</summary>
+        /// <summary>The block that comes next: its corner in both matrices, and its tokens.</summary>
+        private struct Coming
+        {
+            public float* A, B;
+            public int Rows;
+        }
+
+        /// <summary>One run of the coming block for every tile: where run number <paramref name="at"/> starts. Rows of a block that are whole
+        /// rows of the matrix are contiguous.</summary>
+        private byte* Ahead(in Coming next, int at, int rows, int cols)
+        {
+            int inA = next.Rows * rows, inB = at - inA;
+            return (byte*)(at < inA ? next.A + (nint)(at / rows) * g.M + at % rows : next.B + (nint)(inB / cols) * g.N + inB % cols);
+        }
+
+        /// <summary>One block's tiles by machine code: the first panel's pack a (and sum its columns), the first row's pack b.</summary>
+        [SkipLocalsInit]
+        private void PackingTiles(TileRoutines emitted, float* c, int rows, int cols, float* a, float* packedA, nint aPanel, float* b,
+            float* packedB, nint bPanel, int length, bool accumulate, float* sums, in Coming next)
+        {
+            const int width = MicroKernels.Vectors * 16;
+            float* zeros = stackalloc float[width];
+            new Span<float>(zeros, width).Clear();
+            Tile t = default;
+            (t.K, t.ARow, t.CRow, t.Accumulate) = (length, 1, g.N, accumulate);
+            t.Start = zeros;
+            int share = Ceiling(next.Rows * (rows + cols), rows / TileCode.Rows * Ceiling(cols, width)), at = 0;
+            t.AheadStep = Math.Min(32, Ceiling(share * sizeof(float), length));
+            for (int j = 0; j < cols; j += width)
+            {
+                int vectors = Ceiling(Math.Min(width, cols - j), 16);
+                bool packsA = j == 0;
+                for (int i = 0; i < rows; i += TileCode.Rows, at += share)
+                {
+                    bool packsB = i == 0 && !g.BInPlace;
+                    t.PackedA = packedA + i / TileCode.Rows * aPanel;
+                    t.PackedB = packedB + j / width * bPanel;
+                    t.A = packsA ? a + i : t.PackedA;
+                    t.AStep = packsA ? g.M : TileCode.Rows;
+                    t.B = packsB || g.BInPlace ? b + j : t.PackedB;
+                    t.BRow = packsB || g.BInPlace ? g.N : width;
+                    t.Sums = sums == null ? null : sums + i;
+                    t.C = c + (nint)i * g.N + j;
+                    t.Ahead = Ahead(next, at, rows, cols);
+                    emitted.Across(&t, vectors, packsA, packsB);
+                }
+            }
+        }
+
+        /// <summary>One block's tiles; each asks for its share of the next block's rows.</summary>
         [SkipLocalsInit]
         private void Tiles(float* c, int rows, int cols, float* a, nint aPanel, float* b, nint bPanel, int length, bool accumulate,
-            float* nextA, float* nextB, int nextRows)
+            in Coming next)
         {
             int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
             float* zeros = stackalloc float[3 * 16];
@@ -134,8 +195,7 @@ public sealed unsafe partial class CpuBackend
             (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (length, TA.Count == 1 ? aPanel : 1, TA.Count, g.BInPlace ? g.N : width, g.N);
             t.Accumulate = accumulate;
             t.Start = zeros;
-            // Rows of a block that are whole rows of the matrix are contiguous: the share of a tile is one run of memory.
-            int wanted = nextRows * (rows + cols), share = Ceiling(wanted, Ceiling(rows, tileRows) * Ceiling(cols, width)), at = 0;
+            int wanted = next.Rows * (rows + cols), share = Ceiling(wanted, Ceiling(rows, tileRows) * Ceiling(cols, width)), at = 0;
             t.AheadStep = Math.Min(64, Ceiling(share * sizeof(float), length));
             for (int j = 0; j < cols; j += width)
             {
@@ -146,9 +206,7 @@ public sealed unsafe partial class CpuBackend
                 {
                     t.A = a + i / TA.Count * aPanel + i % TA.Count;
                     t.C = c + (nint)i * g.N + j;
-                    int aWanted = nextRows * rows, inB = at - aWanted;
-                    t.Ahead = (byte*)(at < aWanted ? nextA + (nint)(at / rows) * g.M + at % rows
-                        : nextB + (nint)(inB / cols) * g.N + inB % cols);
+                    t.Ahead = Ahead(next, at, rows, cols);
                     MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, g.BInPlace);
                 }
             }

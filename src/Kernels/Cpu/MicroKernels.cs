@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
 
@@ -48,6 +49,10 @@ internal unsafe struct Tile
     /// <summary>Memory that will be wanted soon: every step of k asks L2 for the line at Ahead and moves on AheadStep bytes.</summary>
     public byte* Ahead;
     public nint AheadStep;
+
+    /// <summary>For the emitted tiles that pack: where a's eights and b's vectors are copied to, and where the sums of a's columns go or
+    /// null.</summary>
+    public float* PackedA, PackedB, Sums;
 }
 
 /// <summary>
@@ -119,8 +124,14 @@ internal static unsafe class MicroKernels
     /// <summary>Runs the tile whose shape is (rows, vectors), each at most what the width has.</summary>
     /// <param name="looseB">b ends with the last column that exists, so its last vector is read masked too. Packed panels are
     /// padded.</param>
-    public static void Run<TV>(in Tile t, int rows, int vectors, bool looseB) where TV : struct, ILanes<TV>
+    /// <param name="emitted">The machine code to prefer for whole tiles of a read along k, or null.</param>
+    public static void Run<TV>(in Tile t, int rows, int vectors, bool looseB, TileRoutines? emitted = null) where TV : struct, ILanes<TV>
     {
+        if (emitted != null && TV.Count == 16 && rows == TileCode.Rows && t.Tail == 0)
+        {
+            fixed (Tile* p = &t) emitted.Along(p, vectors);
+            return;
+        }
         bool loose = looseB && t.Tail != 0;
         if (TV.Count == 16) Run<Wide16, Vector512<float>>(t, rows, vectors, loose);
         else if (TV.Count == 8) Run<Wide8, Vector256<float>>(t, rows, vectors, loose);

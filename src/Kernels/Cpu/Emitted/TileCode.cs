@@ -1,0 +1,229 @@
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace MimEngine.Kernels.Cpu.Emitted;
+
+/// <summary>
+/// The float32 register tile (8 rows × 1 to 3 vectors of 16) as machine code: the chains of <see cref="MicroKernels"/>, so the same
+/// bits, but unrolled twice with every sum in its register, which the JIT does not do. It also packs while it multiplies.
+/// </summary>
+/// <remarks>
+/// A step of 3 vectors is 24 multiply-adds, 12 cycles of both ports, and 11 loads. Loads are the scarce thing beside them: so there is one
+/// prefetch in two steps, and none of b, which the processor's own prefetcher follows.
+/// </remarks>
+internal static unsafe class TileCode
+{
+    public const int Rows = 8;
+    private const int Line = 64, Unroll = 2;
+
+    private static readonly AssemblerRegisterZMM[] s_zmm =
+    [
+        zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11, zmm12, zmm13, zmm14, zmm15,
+        zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25, zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
+    ];
+
+    /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
+    private readonly struct Fields
+    {
+        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, PackedA, PackedB, Sums;
+
+        public Fields()
+        {
+            Tile t = default;
+            byte* o = (byte*)&t;
+            (K, A, ARow, AStep) = (At(&t.K), At(&t.A), At(&t.ARow), At(&t.AStep));
+            (B, BRow, Start, C, CRow) = (At(&t.B), At(&t.BRow), At(&t.Start), At(&t.C), At(&t.CRow));
+            (Accumulate, Ahead, AheadStep) = (At(&t.Accumulate), At(&t.Ahead), At(&t.AheadStep));
+            (PackedA, PackedB, Sums) = (At(&t.PackedA), At(&t.PackedB), At(&t.Sums));
+            int At(void* field) => (int)((byte*)field - o);
+        }
+    }
+
+    /// <summary>A tile whose rows of a are read along k (ARow apart, AStep 1) and whose b is packed 48 wide.</summary>
+    public static Assembler AlongRows(int vectors)
+    {
+        Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
+        Fields f = new();
+        (AssemblerRegister64 a, AssemblerRegister64 a4, AssemblerRegister64 row, AssemblerRegister64 row3, AssemblerRegister64 b) =
+            (rax, rdx, rcx, rsi, r8);
+        Begin(c, f, vectors);
+        c.mov(a, __[rdi + f.A]);
+        c.mov(row, __[rdi + f.ARow]);
+        c.shl(row, 2);
+        c.lea(a4, __[a + row * 4]);
+        c.lea(row3, __[row + row * 2]);
+        c.mov(b, __[rdi + f.B]);
+        Loop(c, f, Step, steps =>
+        {
+            c.add(b, steps * MicroKernels.Vectors * Line);
+            c.add(a, steps * sizeof(float));
+            c.add(a4, steps * sizeof(float));
+        });
+        End(c, f, vectors);
+        c.ret();
+        return c;
+
+        void Step(int u)
+        {
+            for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + (u * MicroKernels.Vectors + j) * Line]);
+            for (int r = 0; r < Rows; r++)
+            {
+                AssemblerRegister64 at = r < 4 ? a : a4;
+                AssemblerMemoryOperand x = (r & 3) switch
+                {
+                    0 => __dword_ptr[at + u * 4],
+                    1 => __dword_ptr[at + row + u * 4],
+                    2 => __dword_ptr[at + row * 2 + u * 4],
+                    _ => __dword_ptr[at + row3 + u * 4],
+                };
+                MultiplyRow(c, r, vectors, x);
+            }
+        }
+    }
+
+    /// <summary>
+    /// A tile whose a is read across: eight neighbours of a step (ARow 1, AStep apart), b's rows BRow apart. With packsA the eight are
+    /// copied to PackedA, step after step, and their sums over k go to Sums if that is not null; with packsB b's vectors are copied to
+    /// PackedB in rows of 48. The copies cost stores only, which a product leaves idle.
+    /// </summary>
+    public static Assembler AcrossRows(int vectors, bool packsA, bool packsB)
+    {
+        Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
+        Fields f = new();
+        (AssemblerRegister64 a, AssemblerRegister64 aStep, AssemblerRegister64 b, AssemblerRegister64 bRow) = (rax, rcx, r8, rdx);
+        if (packsB) c.push(rbx);
+        Begin(c, f, vectors);
+        c.mov(a, __[rdi + f.A]);
+        c.mov(aStep, __[rdi + f.AStep]);
+        c.shl(aStep, 2);
+        c.mov(b, __[rdi + f.B]);
+        c.mov(bRow, __[rdi + f.BRow]);
+        c.shl(bRow, 2);
+        if (packsA)
+        {
+            c.mov(rsi, __[rdi + f.PackedA]);
+            c.vpxord(zmm28, zmm28, zmm28);
+        }
+        if (packsB) c.mov(rbx, __[rdi + f.PackedB]);
+        Loop(c, f, Step, _ => { });
+        if (packsA)
+        {
+            Label none = c.CreateLabel();
+            c.mov(rax, __[rdi + f.Sums]);
+            c.test(rax, rax);
+            c.je(none);
+            c.vmovups(__ymmword_ptr[rax], ymm28);
+            c.Label(ref none);
+            c.nop();
+        }
+        End(c, f, vectors);
+        if (packsB) c.pop(rbx);
+        c.ret();
+        return c;
+
+        void Step(int u)
+        {
+            for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
+            c.add(b, bRow);
+            if (packsB)
+            {
+                for (int j = 0; j < vectors; j++) c.vmovups(__zmmword_ptr[rbx + j * Line], s_zmm[29 + j]);
+                c.add(rbx, MicroKernels.Vectors * Line);
+            }
+            if (packsA)
+            {
+                c.vmovups(ymm27, __ymmword_ptr[a]);
+                c.vmovups(__ymmword_ptr[rsi], ymm27);
+                c.vaddps(ymm28, ymm28, ymm27);
+                c.add(rsi, Rows * sizeof(float));
+            }
+            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)]);
+            c.add(a, aStep);
+        }
+    }
+
+    /// <summary>Fetches c if it will be read, and starts every row's sums.</summary>
+    private static void Begin(Assembler c, in Fields f, int vectors)
+    {
+        Label fresh = c.CreateLabel();
+        c.cmp(__byte_ptr[rdi + f.Accumulate], 0);
+        c.je(fresh);
+        CRows(c, f);
+        for (int r = 0; r < Rows; r++)
+            for (int j = 0; j < vectors; j++)
+                c.prefetcht0(CVector(r, j));
+        c.Label(ref fresh);
+        c.mov(rax, __[rdi + f.Start]);
+        for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[j], __zmmword_ptr[rax + j * Line]);
+        for (int i = vectors; i < Rows * vectors; i++) c.vmovaps(s_zmm[i], s_zmm[i % vectors]);
+        c.mov(r10, __[rdi + f.Ahead]);
+        c.mov(r11, __[rdi + f.AheadStep]);
+        c.add(r11, r11);
+        c.mov(r9d, Line);
+        c.cmp(r11, r9);
+        c.cmovg(r11, r9);
+        c.mov(r9d, __dword_ptr[rdi + f.K]);
+    }
+
+    /// <summary>Two steps a turn, and the last one alone where their number is odd.</summary>
+    private static void Loop(Assembler c, in Fields f, Action<int> step, Action<int> advance)
+    {
+        Label top = c.CreateLabel(), even = c.CreateLabel(), last = c.CreateLabel();
+        c.shr(r9d, 1);
+        c.je(last);
+        c.Label(ref top);
+        c.prefetcht1(__byte_ptr[r10]);
+        c.add(r10, r11);
+        for (int u = 0; u < Unroll; u++) step(u);
+        advance(Unroll);
+        c.dec(r9d);
+        c.jne(top);
+        c.Label(ref last);
+        c.test(__byte_ptr[rdi + f.K], 1);
+        c.je(even);
+        step(0);
+        c.Label(ref even);
+        c.nop();
+    }
+
+    private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a)
+    {
+        AssemblerRegisterZMM x = s_zmm[24 + r % 3];
+        c.vbroadcastss(x, a);
+        for (int j = 0; j < vectors; j++) c.vfmadd231ps(s_zmm[r * vectors + j], x, s_zmm[29 + j]);
+    }
+
+    /// <summary>Adds c's old content if it takes part, and stores.</summary>
+    private static void End(Assembler c, in Fields f, int vectors)
+    {
+        Label store = c.CreateLabel();
+        CRows(c, f);
+        c.cmp(__byte_ptr[rdi + f.Accumulate], 0);
+        c.je(store);
+        for (int i = 0; i < Rows * vectors; i++) c.vaddps(s_zmm[i], s_zmm[i], CVector(i / vectors, i % vectors));
+        c.Label(ref store);
+        for (int i = 0; i < Rows * vectors; i++) c.vmovups(CVector(i / vectors, i % vectors), s_zmm[i]);
+        c.vzeroupper();
+    }
+
+    private static void CRows(Assembler c, in Fields f)
+    {
+        c.mov(rax, __[rdi + f.C]);
+        c.mov(rcx, __[rdi + f.CRow]);
+        c.shl(rcx, 2);
+        c.lea(rdx, __[rax + rcx * 4]);
+        c.lea(rsi, __[rcx + rcx * 2]);
+    }
+
+    private static AssemblerMemoryOperand CVector(int r, int j)
+    {
+        AssemblerRegister64 at = r < 4 ? rax : rdx;
+        return (r & 3) switch
+        {
+            0 => __zmmword_ptr[at + j * Line],
+            1 => __zmmword_ptr[at + rcx + j * Line],
+            2 => __zmmword_ptr[at + rcx * 2 + j * Line],
+            _ => __zmmword_ptr[at + rsi + j * Line],
+        };
+    }
+}

@@ -1,0 +1,47 @@
+namespace MimEngine.Kernels.Cpu.Emitted;
+
+/// <summary>
+/// The emitted float32 tiles of this process, assembled at first use and kept as long as it runs, like the JIT's own code. Absent where
+/// AVX-512 is (the processor's, or switched off in the runtime) and where the system refuses executable memory; then
+/// <see cref="MicroKernels"/> computes the same bits, slower.
+/// </summary>
+internal sealed unsafe class TileRoutines
+{
+    private readonly nint[] _along = new nint[MicroKernels.Vectors + 1];
+    private readonly nint[] _across = new nint[4 * (MicroKernels.Vectors + 1)];
+
+    private TileRoutines()
+    {
+        var code = new CodeBuffer(64 << 10);
+        for (int v = 1; v <= MicroKernels.Vectors; v++)
+        {
+            _along[v] = code.Add(TileCode.AlongRows(v));
+            for (int packs = 0; packs < 4; packs++) _across[packs * 4 + v] = code.Add(TileCode.AcrossRows(v, (packs & 1) != 0, (packs & 2) != 0));
+        }
+        code.Seal();
+    }
+
+    /// <summary>The routines, or null with the reason.</summary>
+    public static TileRoutines? Instance => s_instance.Value.Routines;
+    public static string? Absence => s_instance.Value.Absence;
+
+    private static readonly Lazy<(TileRoutines? Routines, string? Absence)> s_instance = new(() =>
+    {
+        if (Simd.Best != SimdLevel.Vector512) return (null, "AVX-512 is absent or switched off");
+        try
+        {
+            return (new TileRoutines(), null);
+        }
+        catch (PlatformNotSupportedException e)
+        {
+            return (null, e.Message);
+        }
+    });
+
+    /// <summary>Rows of a read along k, b packed: 8 rows, the vectors whole.</summary>
+    public void Along(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_along[vectors])(t);
+
+    /// <summary>Eight neighbours of a read for each k; copies to PackedA (and Sums) and PackedB on the way if asked.</summary>
+    public void Across(Tile* t, int vectors, bool packsA, bool packsB)
+        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_across[((packsA ? 1 : 0) + (packsB ? 2 : 0)) * 4 + vectors])(t);
+}
