@@ -14,7 +14,7 @@ internal static class GemmTable
     private static readonly string[] s_kinds = ["forward", "input gradient", "weight gradient"];
 
     /// <param name="args">
-    /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu, --tiles emitted|jit|both. The cpu clock (this
+    /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu, --tiles emitted|jit|both|bf16. The cpu clock (this
     /// thread's processor time; one thread, Linux) does not count what other programs take.
     /// </param>
     public static int Run(string[] args)
@@ -30,7 +30,8 @@ internal static class GemmTable
         {
             string tiles = Option(args, "--tiles", "emitted");
             using CpuBackend emitted = new(t), jit = new(t, emit: false);
-            CpuBackend[] backends = tiles switch { "jit" => [jit], "both" => [emitted, jit], _ => [emitted] };
+            using CpuBackend half = new(t, precision: Precision.BF16);
+            CpuBackend[] backends = tiles switch { "jit" => [jit], "both" => [emitted, jit], "bf16" => [emitted, half], _ => [emitted] };
             using var roof = new Roof(t, 1 << 20);
             var shares = new List<(string Kind, double Best, double Ratio)>();
             foreach (int m in tokens)
@@ -53,7 +54,7 @@ internal static class GemmTable
         Tensor x = memory.New(m, k), w = memory.New(n, k), b = memory.New(1, n), y = memory.New(m, n), dx = memory.New(m, k),
             dw = memory.New(n, k);
         Tensor bias = b.Reshape(new Shape(n));
-        string[] tiles = backends.Length > 1 ? [", emitted", ", JIT"] : [""];
+        string[] tiles = backends.Length > 1 ? [", emitted", backends[1].Precision == Precision.BF16 ? ", bf16" : ", JIT"] : [""];
         var products = new List<(string Kind, string Tiles, Action Run)>();
         foreach ((CpuBackend cpu, string which) in backends.Zip(tiles))
         {

@@ -51,4 +51,97 @@ public class EmittedTests
             Assert.That(results[0][3], Is.EqualTo(results[0][4]), "the bias gradient with and without the weight's");
         }
     }
+
+    private static IEnumerable<Bf16Unit> Units => Enum.GetValues<Bf16Unit>();
+
+    /// <summary>
+    /// Against the float32 products of operands rounded beforehand: what is left is the order of the sum and the units' own rounding of it, at most
+    /// (length + 4) roundings of the magnitudes' sum.
+    /// </summary>
+    [TestCaseSource(nameof(Units))]
+    public void Bfloat16_products_are_those_of_rounded_operands(Bf16Unit unit)
+    {
+        if (unit != Bf16Unit.Float32 && Bf16Routines.Of(unit) == null) Assert.Ignore($"This machine has no bfloat16 unit {unit}.");
+        using CpuBackend half = new(2, precision: Precision.BF16, bf16: unit), one = new(1, precision: Precision.BF16, bf16: unit), plain = new(2);
+        foreach (bool accumulate in new[] { false, true })
+            foreach ((int rows, int outs, int ins) in s_shapes.Concat([(1, 1, 2), (33, 31, 65), (100, 200, 1030), (513, 400, 96)]))
+            {
+                Tensor[] want = Products(plain, rows, outs, ins, accumulate, round: true), got = Products(half, rows, outs, ins, accumulate, false),
+                    alone = Products(one, rows, outs, ins, accumulate, false);
+                for (int i = 0; i < want.Length; i++)
+                {
+                    int length = i switch { 0 => ins, 1 => outs, _ => rows };
+                    Span<float> w = want[i].Host<float>(), g = got[i].Host<float>();
+                    Assert.That(g.SequenceEqual(alone[i].Host<float>()), $"one thread and two, result {i} of {rows} × {outs} × {ins}");
+                    // Operands lie in [-1, 1]: the magnitudes' sum is at most the length (+ start and old content).
+                    double bound = (length + 4) * (length + 2) / (double)(1 << 23);
+                    for (int j = 0; j < w.Length; j++)
+                        if (!(Math.Abs(w[j] - g[j]) <= bound)) Assert.Fail($"result {i} of {rows} × {outs} × {ins} at {j}: {g[j]} instead of {w[j]}");
+                }
+                foreach (Tensor t in want.Concat(got).Concat(alone)) t.Storage.Dispose();
+            }
+    }
+
+    /// <summary>y, dx, dw and the bias gradient (which is never rounded).</summary>
+    private static Tensor[] Products(CpuBackend cpu, int rows, int outs, int ins, bool accumulate, bool round)
+    {
+        Tensor x = Some(cpu, 1, rows, ins), w = Some(cpu, 2, outs, ins), b = Some(cpu, 3, outs), dy = Some(cpu, 4, rows, outs), y = Some(cpu, 5, rows, outs),
+            dx = Some(cpu, 6, rows, ins), dw = Some(cpu, 7, outs, ins), db = Some(cpu, 8, outs), dyr = Some(cpu, 4, rows, outs), other = Some(cpu, 9, outs, ins);
+        if (round)
+            foreach (Tensor t in new[] { x, w, dyr })
+                foreach (ref float v in t.Host<float>()) v = Nearest(v);
+        cpu.LinearForward(y, x, w, b);
+        Grad Into(Tensor t) => accumulate ? Grad.Add(t) : Grad.Write(t);
+        cpu.LinearBackward(Into(dx), Into(dw), Grad.None, dyr, x, w);
+        cpu.LinearBackward(Grad.None, Grad.Write(other), Into(db), dy, x, w);
+        foreach (Tensor t in new[] { x, w, b, dy, dyr, other }) t.Storage.Dispose();
+        return [y, dx, dw, db];
+    }
+
+    /// <summary>v with 8 significant bits, ties to even: bfloat16 by the definition.</summary>
+    private static float Nearest(float v)
+    {
+        if (v == 0f || !float.IsFinite(v)) return v;
+        int shift = 7 - Math.ILogB(v);
+        return (float)Math.ScaleB(Math.Round(Math.ScaleB((double)v, shift), MidpointRounding.ToEven), -shift);
+    }
+
+    [TestCaseSource(nameof(Units))]
+    public void Finished_bfloat16_products_have_the_bits_of_their_parts(Bf16Unit unit)
+    {
+        if (unit != Bf16Unit.Float32 && Bf16Routines.Of(unit) == null) Assert.Ignore($"This machine has no bfloat16 unit {unit}.");
+        using CpuBackend cpu = new(2, precision: Precision.BF16, bf16: unit);
+        foreach ((int rows, int outs, int ins) in s_shapes.Concat([(70, 200, 1500)]))
+        {
+            Tensor x = Some(cpu, 1, rows, ins), w = Some(cpu, 2, outs, ins), b = Some(cpu, 3, outs), gamma = Some(cpu, 4, outs), residual = Some(cpu, 5, rows, outs),
+                h = Some(cpu, 6, rows, outs), y = Some(cpu, 6, rows, outs), h2 = Some(cpu, 6, rows, outs), y2 = Some(cpu, 6, rows, outs);
+            cpu.LinearForward(h, x, w, b);
+            cpu.GeluForward(y, h);
+            cpu.LinearGeluForward(y2, h2, x, w, b);
+            Assert.That(h2.Host<float>().SequenceEqual(h.Host<float>()) && y2.Host<float>().SequenceEqual(y.Host<float>()), $"GELU, {rows} × {outs} × {ins}");
+            if (ins <= 768)   // one block of the sum: else the parts are added to the residual in turn
+            {
+                cpu.ScaleAddForward(h, residual, gamma, null);
+                cpu.LinearResidualForward(y2, x, w, b, residual, gamma, null);
+                Assert.That(y2.Host<float>().SequenceEqual(h.Host<float>()), $"residual, {rows} × {outs} × {ins}");
+            }
+            foreach (Tensor t in new[] { x, w, b, gamma, residual, h, y, h2, y2 }) t.Storage.Dispose();
+        }
+    }
+
+    [Test]
+    public void Not_a_number_and_infinity_survive_the_rounding()
+    {
+        foreach (Bf16Unit unit in Units)
+        {
+            if (unit != Bf16Unit.Float32 && Bf16Routines.Of(unit) == null) continue;
+            using CpuBackend cpu = new(1, precision: Precision.BF16, bf16: unit);
+            Tensor x = Some(cpu, 1, 16, 32), w = Some(cpu, 2, 16, 32), y = Some(cpu, 3, 16, 16);
+            x.Host<float>()[5 * 32 + 7] = BitConverter.UInt32BitsToSingle(0x7F800001);
+            x.Host<float>()[6 * 32 + 9] = float.PositiveInfinity;
+            cpu.LinearForward(y, x, w, null);
+            Assert.That(float.IsNaN(y.Host<float>()[5 * 16]) && float.IsInfinity(y.Host<float>()[6 * 16]) && float.IsFinite(y.Host<float>()[7 * 16]), $"{unit}");
+            foreach (Tensor t in new[] { x, w, y }) t.Storage.Dispose();
+        }
+    }
 }

@@ -8,21 +8,33 @@ public sealed unsafe partial class CpuBackend : Backend
 {
     private readonly Rows _rows;
     private readonly HostStorage?[] _scratch = new HostStorage?[ScratchSlots];
-    private const int ScratchSlots = 8;
+    private const int ScratchSlots = 12;
 
     /// <param name="threads">Compute threads, the caller's included; 0 = all that the process may use (container limits respected).</param>
     /// <param name="level">Vector width; none = the best this machine has. A lower one is for tests and comparisons.</param>
     /// <param name="emit">Prefer machine code assembled at run time to the JIT's where there is such; the bits are the same.</param>
-    public CpuBackend(int threads = 0, SimdLevel? level = null, bool emit = true)
+    /// <param name="precision">What matrix products multiply.</param>
+    /// <param name="bf16">The unit for bfloat16 products; none = the best this machine has. Another one is for tests and comparisons.</param>
+    public CpuBackend(int threads = 0, SimdLevel? level = null, bool emit = true, Precision precision = Precision.F32, Bf16Unit? bf16 = null)
     {
         Level = level ?? Simd.Best;
         if (Level > Simd.Best)
             throw new DeviceException($"device 'cpu': SIMD level {Level} was asked for, but this machine or runtime setting has only {Simd.Best}.");
         _rows = new Rows(threads > 0 ? threads : Environment.ProcessorCount);
         _emitted = emit && Level == SimdLevel.Vector512 ? TileRoutines.Instance : null;
+        Precision = precision;
+        if (precision == Precision.F32) return;
+        Bf16Unit unit = bf16 ?? (emit && Level == SimdLevel.Vector512 ? Bf16Routines.Best : Bf16Unit.Float32);
+        _bf16 = Bf16Routines.Of(unit);
+        if (unit != Bf16Unit.Float32 && _bf16 == null)
+            throw new DeviceException($"device 'cpu': the bfloat16 unit {unit} was asked for, but this machine or its settings have only {Bf16Routines.Best}.");
     }
 
     private readonly TileRoutines? _emitted;
+    private readonly Bf16Routines? _bf16;
+
+    /// <summary>What matrix products multiply; all tensors are float32 either way.</summary>
+    public Precision Precision { get; }
 
     private CpuBackend(int threads, SimdLevel level, bool dry) => (Level, _rows, _dry) = (level, new Rows(threads, dry), dry);
 

@@ -28,11 +28,18 @@ public sealed unsafe partial class CpuBackend
 
     private void LinearForward(in Product p, Tensor x, Tensor w)
     {
+        if (_bf16 != null)
+        {
+            MultiplyPairsByTransposed(p, x.F32, w.F32);
+            return;
+        }
+        bool rounds = Precision == Precision.BF16;
+        float* a = rounds ? Rounded(x.F32, x.Count, Bf16Slot) : x.F32, b = rounds ? Rounded(w.F32, w.Count, Bf16OtherSlot) : w.F32;
         switch (Level)
         {
-            case SimdLevel.Vector512: MultiplyByTransposed<Lanes16>(p, x.F32, w.F32); break;
-            case SimdLevel.Vector256: MultiplyByTransposed<Lanes8>(p, x.F32, w.F32); break;
-            default: MultiplyByTransposed<Lanes1>(p, x.F32, w.F32); break;
+            case SimdLevel.Vector512: MultiplyByTransposed<Lanes16>(p, a, b); break;
+            case SimdLevel.Vector256: MultiplyByTransposed<Lanes8>(p, a, b); break;
+            default: MultiplyByTransposed<Lanes1>(p, a, b); break;
         }
     }
 
@@ -75,10 +82,23 @@ public sealed unsafe partial class CpuBackend
         where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
         (int m, int n, int k) = (x.Shape.Rows, w.Shape.Rows, w.Shape.Cols);
+        bool rounds = Precision == Precision.BF16 && _bf16 == null;
+        float* g = rounds && (dx.Wanted || dw.Wanted) ? Rounded(dy.F32, dy.Count, Bf16Slot) : dy.F32;
         if (dx.Wanted)
-            MultiplyPlain<TV>(new Product { M = m, N = k, K = n, C = dx.Into.F32, Accumulate = dx.Accumulate }, dy.F32, w.F32);
+        {
+            var p = new Product { M = m, N = k, K = n, C = dx.Into.F32, Accumulate = dx.Accumulate };
+            if (_bf16 != null) MultiplyPairsPlain(p, g, w.F32);
+            else MultiplyPlain<TV>(p, g, rounds ? Rounded(w.F32, w.Count, Bf16OtherSlot) : w.F32);
+        }
         float* sums = db.Wanted ? db.Into.F32 : null;
-        if (dw.Wanted) MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, dy.F32, x.F32, n, k, m);
+        if (dw.Wanted && _bf16 != null)
+            MultiplyPairsTransposed(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, g, x.F32, n, k, m);
+        else if (dw.Wanted && rounds)
+        {
+            MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, null, false, g, Rounded(x.F32, x.Count, Bf16OtherSlot), n, k, m);
+            if (sums != null) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m));
+        }
+        else if (dw.Wanted) MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, g, x.F32, n, k, m);
         else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m));
     }
 

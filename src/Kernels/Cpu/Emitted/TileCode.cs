@@ -10,6 +10,7 @@ namespace MimEngine.Kernels.Cpu.Emitted;
 /// <remarks>
 /// A step of 3 vectors is 24 multiply-adds, 12 cycles of both ports, and 11 loads. Loads are the scarce thing beside them: so there is one
 /// prefetch in two steps, and none of b, which the processor's own prefetcher follows.
+/// With pairs the operands are bfloat16, two neighbours along k in every 32 bits, and VDPBF16PS adds both products to the float32 sum.
 /// </remarks>
 internal static unsafe class TileCode
 {
@@ -40,7 +41,7 @@ internal static unsafe class TileCode
     }
 
     /// <summary>A tile whose rows of a are read along k (ARow apart, AStep 1) and whose b is packed 48 wide.</summary>
-    public static Assembler AlongRows(int vectors)
+    public static Assembler AlongRows(int vectors, bool pairs)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
         Fields f = new();
@@ -76,7 +77,7 @@ internal static unsafe class TileCode
                     2 => __dword_ptr[at + row * 2 + u * 4],
                     _ => __dword_ptr[at + row3 + u * 4],
                 };
-                MultiplyRow(c, r, vectors, x);
+                MultiplyRow(c, r, vectors, x, pairs);
             }
         }
     }
@@ -86,7 +87,7 @@ internal static unsafe class TileCode
     /// copied to PackedA, step after step, and their sums over k go to Sums if that is not null; with packsB b's vectors are copied to
     /// PackedB in rows of 48. The copies cost stores only, which a product leaves idle.
     /// </summary>
-    public static Assembler AcrossRows(int vectors, bool packsA, bool packsB)
+    public static Assembler AcrossRows(int vectors, bool packsA, bool packsB, bool pairs)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
         Fields f = new();
@@ -137,7 +138,7 @@ internal static unsafe class TileCode
                 c.vaddps(ymm28, ymm28, ymm27);
                 c.add(rsi, Rows * sizeof(float));
             }
-            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)]);
+            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)], pairs);
             c.add(a, aStep);
         }
     }
@@ -186,11 +187,15 @@ internal static unsafe class TileCode
         c.nop();
     }
 
-    private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a)
+    private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a, bool pairs)
     {
         AssemblerRegisterZMM x = s_zmm[24 + r % 3];
         c.vbroadcastss(x, a);
-        for (int j = 0; j < vectors; j++) c.vfmadd231ps(s_zmm[r * vectors + j], x, s_zmm[29 + j]);
+        for (int j = 0; j < vectors; j++)
+        {
+            if (pairs) c.vdpbf16ps(s_zmm[r * vectors + j], x, s_zmm[29 + j]);
+            else c.vfmadd231ps(s_zmm[r * vectors + j], x, s_zmm[29 + j]);
+        }
     }
 
     /// <summary>Adds c's old content if it takes part, and stores.</summary>

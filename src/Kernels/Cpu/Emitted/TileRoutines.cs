@@ -1,7 +1,7 @@
 namespace MimEngine.Kernels.Cpu.Emitted;
 
 /// <summary>
-/// The emitted float32 tiles of this process, assembled at first use and kept as long as it runs, like the JIT's own code. Absent where
+/// Emitted register tiles, those of float32 (<see cref="Instance"/>) or of bfloat16 pairs, assembled at first use and kept as long as it runs, like the JIT's own code. Absent where
 /// AVX-512 is (the processor's, or switched off in the runtime) and where the system refuses executable memory; then
 /// <see cref="MicroKernels"/> computes the same bits, slower.
 /// </summary>
@@ -10,13 +10,13 @@ internal sealed unsafe class TileRoutines
     private readonly nint[] _along = new nint[MicroKernels.Vectors + 1];
     private readonly nint[] _across = new nint[4 * (MicroKernels.Vectors + 1)];
 
-    private TileRoutines()
+    public TileRoutines(bool pairs)
     {
         var code = new CodeBuffer(64 << 10);
         for (int v = 1; v <= MicroKernels.Vectors; v++)
         {
-            _along[v] = code.Add(TileCode.AlongRows(v));
-            for (int packs = 0; packs < 4; packs++) _across[packs * 4 + v] = code.Add(TileCode.AcrossRows(v, (packs & 1) != 0, (packs & 2) != 0));
+            _along[v] = code.Add(TileCode.AlongRows(v, pairs));
+            for (int packs = 0; packs < 4; packs++) _across[packs * 4 + v] = code.Add(TileCode.AcrossRows(v, (packs & 1) != 0, (packs & 2) != 0, pairs));
         }
         code.Seal();
     }
@@ -30,7 +30,7 @@ internal sealed unsafe class TileRoutines
         if (Simd.Best != SimdLevel.Vector512) return (null, "AVX-512 is absent or switched off");
         try
         {
-            return (new TileRoutines(), null);
+            return (new TileRoutines(pairs: false), null);
         }
         catch (PlatformNotSupportedException e)
         {

@@ -1,0 +1,113 @@
+namespace MimEngine.Kernels.Cpu.Emitted;
+
+/// <summary>What multiplies bfloat16 numbers.</summary>
+public enum Bf16Unit : byte
+{
+    /// <summary>Nothing does: operands are rounded to bfloat16 and multiplied as float32.</summary>
+    Float32,
+
+    /// <summary>VDPBF16PS (AVX512-BF16).</summary>
+    Dot,
+
+    /// <summary>TDPBF16PS (AMX).</summary>
+    Tiles,
+}
+
+/// <summary>The emitted bfloat16 products of one unit. Kept as long as the process runs.</summary>
+internal sealed unsafe class Bf16Routines
+{
+    private readonly TileRoutines? _dot;
+    private readonly nint _configure, _release, _block;
+
+    private Bf16Routines(Bf16Unit unit)
+    {
+        Unit = unit;
+        if (unit == Bf16Unit.Dot)
+        {
+            _dot = new TileRoutines(pairs: true);
+            (TileRows, Width) = (TileCode.Rows, MicroKernels.Vectors * 16);
+            return;
+        }
+        var code = new CodeBuffer(4096);
+        (_configure, _release, _block) = (code.Add(AmxCode.Configure()), code.Add(AmxCode.Release()), code.Add(AmxCode.Block()));
+        code.Seal();
+        (TileRows, Width) = (AmxCode.Rows, AmxCode.Cols);
+    }
+
+    /// <summary>The best unit of this machine: AMX, else AVX512-BF16, else plain float32.</summary>
+    public static Bf16Unit Best => CpuFeatures.HasBf16Tiles && Of(Bf16Unit.Tiles) != null ? Bf16Unit.Tiles
+        : CpuFeatures.HasBf16Dot && Of(Bf16Unit.Dot) != null ? Bf16Unit.Dot : Bf16Unit.Float32;
+
+    /// <summary>The unit's routines, or null where the machine lacks it or the system refuses executable memory.</summary>
+    public static Bf16Routines? Of(Bf16Unit unit) => unit switch
+    {
+        Bf16Unit.Dot => s_dotRoutines.Value,
+        Bf16Unit.Tiles => s_tileRoutines.Value,
+        _ => null,
+    };
+
+    private static readonly Lazy<Bf16Routines?> s_dotRoutines = new(() => CpuFeatures.HasBf16Dot ? TryNew(Bf16Unit.Dot) : null);
+    private static readonly Lazy<Bf16Routines?> s_tileRoutines = new(() => CpuFeatures.HasBf16Tiles ? TryNew(Bf16Unit.Tiles) : null);
+
+    private static Bf16Routines? TryNew(Bf16Unit unit)
+    {
+        try
+        {
+            return new Bf16Routines(unit);
+        }
+        catch (PlatformNotSupportedException)
+        {
+            return null;
+        }
+    }
+
+    public Bf16Unit Unit { get; }
+
+    /// <summary>Rows of a block of the product, and columns of a panel of b.</summary>
+    public int TileRows { get; }
+    public int Width { get; }
+
+    /// <summary>Before and after a thread's blocks.</summary>
+    public void Enter()
+    {
+        if (Unit != Bf16Unit.Tiles) return;
+        byte* config = stackalloc byte[64];
+        AmxCode.Shapes(new Span<byte>(config, 64));
+        ((delegate* unmanaged[SuppressGCTransition]<byte*, void>)_configure)(config);
+    }
+
+    public void Leave()
+    {
+        if (Unit == Bf16Unit.Tiles) ((delegate* unmanaged[SuppressGCTransition]<void>)_release)();
+    }
+
+    /// <summary>
+    /// One block c (TileRows × Width, or its first cols rounded up to 16 where the unit can leave out the rest) = start + a·b.
+    /// </summary>
+    /// <param name="pairs">Pairs of the sum, a multiple of 16.</param>
+    /// <param name="a">TileRows rows of pairs, aRow pairs apart; with <paramref name="across"/> TileRows neighbours for each pair
+    /// (<see cref="Bf16Unit.Dot"/> only).</param>
+    /// <param name="start">Rows startRow floats apart (0: one for all), or null for zeros. For a row per row it must be c itself.</param>
+    public void Block(int pairs, uint* a, nint aRow, bool across, uint* b, float* c, nint cRow, float* start, nint startRow, int cols)
+    {
+        if (Unit == Bf16Unit.Tiles)
+        {
+            var block = new AmxBlock
+            {
+                Steps = pairs / 16, A = (byte*)a, ARow = aRow * 4, B = (byte*)b, C = c, CRow = cRow * 4, Start = start, StartRow = startRow * 4,
+            };
+            ((delegate* unmanaged[SuppressGCTransition]<AmxBlock*, void>)_block)(&block);
+            return;
+        }
+        float* zeros = stackalloc float[MicroKernels.Vectors * 16];
+        new Span<float>(zeros, MicroKernels.Vectors * 16).Clear();
+        var tile = new Tile
+        {
+            K = pairs, A = (float*)a, ARow = across ? 1 : aRow, AStep = across ? TileRows : 1, B = (float*)b, BRow = Width, C = c, CRow = cRow,
+            Start = start == null || startRow != 0 ? zeros : start, Accumulate = start != null && startRow != 0, Ahead = (byte*)b,
+        };
+        int vectors = (cols + 15) / 16;
+        if (across) _dot!.Across(&tile, vectors, false, false);
+        else _dot!.Along(&tile, vectors);
+    }
+}
