@@ -1,12 +1,13 @@
 using System.Diagnostics;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Pretraining;
+using MimEngine.Kernels;
 using MimEngine.Kernels.Cpu;
 
 namespace MimEngine.Bench;
 
 /// <summary>
-/// <c>bench step [RECIPE [ROUNDS]]</c>: whole training steps (masks, forward, loss, backward, clip, AdamW) on pictures in memory, beside
+/// <c>bench step [RECIPE [ROUNDS [PRECISION]]]</c>: whole training steps (masks, forward, loss, backward, clip, AdamW) on pictures in memory, beside
 /// the multiply-add roof, models interleaved: images/s, GFLOP/s by <see cref="StepCost"/>, share of the roof, bytes held, bytes planned,
 /// managed bytes allocated.
 /// </summary>
@@ -18,33 +19,39 @@ internal static class StepBench
         [new("ViT-Ti 32 px", 192, 3, 32, 4, 64), new("ViT-Ti", 192, 3, 192, 16, 16), new("ViT-S", 384, 6, 192, 16, 16),
             new("ViT-B", 768, 12, 192, 16, 8)];
 
+    private sealed record Row(Case Case, Precision Precision)
+    {
+        public List<double> Seconds { get; } = [];
+        public string Line { get; set; } = "";
+    }
+
     public static int Run(ReadOnlySpan<string> args)
     {
         string recipe = args.Length > 0 ? args[0] : "kamim-baseline";
         int rounds = args.Length > 1 ? int.Parse(args[1]) : 5;
+        Precision[] precisions = args.Length > 2 ? [Enum.Parse<Precision>(args[2], ignoreCase: true)] : [Precision.F32, Precision.BF16];
         Console.WriteLine($"{recipe}, best and median of {rounds} interleaved rounds");
-        Console.WriteLine("| model | batch | img/s best | median | GFLOP/s | of the roof | MB held | MB planned | bytes a step |");
-        Console.WriteLine("|---|---|---|---|---|---|---|---|---|");
-        var seconds = s_cases.Select(_ => new List<double>()).ToArray();
+        Console.WriteLine("| model | products | batch | img/s best | median | GFLOP/s | of the float32 roof | MB held | MB planned | bytes a step |");
+        Console.WriteLine("|---|---|---|---|---|---|---|---|---|---|");
+        Row[] rows = [.. s_cases.SelectMany(c => precisions.Select(p => new Row(c, p)))];
         var roofs = new List<double>();
-        var lines = new string[s_cases.Length];
         for (int round = 0; round < rounds; round++)
-            for (int i = 0; i < s_cases.Length; i++) lines[i] = Measure(s_cases[i], recipe, seconds[i], roofs);
-        foreach (string line in lines) Console.WriteLine(line);
+            foreach (Row row in rows) row.Line = Measure(row.Case, recipe, row.Precision, row.Seconds, roofs);
+        foreach (Row row in rows) Console.WriteLine(row.Line);
         return 0;
     }
 
-    private static string Measure(Case c, string recipe, List<double> seconds, List<double> roofs)
+    private static string Measure(Case c, string recipe, Precision precision, List<double> seconds, List<double> roofs)
     {
         PretrainConfig config = Recipes.Named(recipe);
         config = Recipes.AtPixels(config, c.Pixels);
         config = config with
         {
             Encoder = config.Encoder with { Width = c.Width, Heads = c.Heads, PatchPixels = c.Patch },
-            Run = config.Run with { Batch = c.Batch, Accumulate = 1 },
+            Run = config.Run with { Batch = c.Batch, Accumulate = 1, Precision = precision },
         };
         MemoryPlan plan = MemoryPlan.Of(config);
-        using var cpu = new CpuBackend();
+        using var cpu = new CpuBackend(precision: precision);
         using var roof = new Roof(cpu.Threads, 1 << 20);
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
         byte[] pixels = new byte[c.Batch * 3 * c.Pixels * c.Pixels];
@@ -64,6 +71,6 @@ internal static class StepBench
             speed = StepCost.Of(config).Total * c.Batch / best / 1e9;
         double held = cpu.AllocatedBytes + cpu.OwnBytes, mega = 1 << 20;
         string speeds = $"{c.Batch / best:F1} | {c.Batch / median:F1} | {speed:F0} | {speed / roofs.Max():P1}";
-        return $"| {c.Name} | {c.Batch} | {speeds} | {held / mega:F0} | {plan.TotalBytes / mega:F0} | {allocated} |";
+        return $"| {c.Name} | {precision} | {c.Batch} | {speeds} | {held / mega:F0} | {plan.TotalBytes / mega:F0} | {allocated} |";
     }
 }

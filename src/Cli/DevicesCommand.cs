@@ -1,6 +1,7 @@
 using System.CommandLine;
 using MimEngine.Engine.Imaging;
 using MimEngine.Kernels;
+using MimEngine.Kernels.Cpu;
 
 namespace MimEngine.Cli;
 
@@ -20,6 +21,7 @@ internal static class DevicesCommand
         string[] names = ["cpu", "cuda", "opencl", "sim"];
         display.Table("Devices", ["name", "usable", "what it is"], [.. names.Select(name => Row(name, threads))]);
         display.Line($"CPU: {Machine.CpuName()}. Choose with --device NAME; the cpu is the default.");
+        display.Line($"--precision bf16 on the cpu: {CpuBackend.Bf16Description}.");
         display.Line(ImageFile.WhyNoJpeg is { } why ? $"Pictures: PNG; no JPEG: {why}" : "Pictures: PNG and JPEG can be read here.");
         return 0;
     }

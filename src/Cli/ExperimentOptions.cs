@@ -21,12 +21,14 @@ internal sealed class ExperimentOptions
     private readonly Option<long?> _steps = Options.Number("--steps", "N", "Updates, whatever the epochs say.", least: 1);
     private readonly Option<long?> _seed = Options.Number("--seed", "N",
         "Names every random number; the same seed gives the same bits. [0]");
+    private readonly Option<string?> _precision = Options.Text("--precision", "f32|bf16",
+        "What matrix products multiply: float32, or bfloat16 (faster where the processor has AMX or AVX512-BF16; all else stays float32). [f32]");
     private readonly Option<string[]> _set = Options.Set("--set terms.0.weighting.temperature=0.5. A run's config.json shows them all");
 
     public Option<string?> DataPath { get; } = Options.Data(
         "Pictures: a folder (classes in sub-folders, or flat), a .mimpack file, CIFAR .bin or idx files. [embedded Fashion-MNIST]");
 
-    private Option[] All => [_recipe, DataPath, _vit, _pixels, _epochs, _batch, _steps, _seed, _set];
+    private Option[] All => [_recipe, DataPath, _vit, _pixels, _epochs, _batch, _steps, _seed, _precision, _set];
 
     public void AddTo(Command command)
     {
@@ -59,6 +61,7 @@ internal sealed class ExperimentOptions
                 Seed = (ulong?)parsed.GetValue(_seed) ?? config.Run.Seed,
             },
         };
+        if (parsed.GetValue(_precision) is { } precision) config = ConfigJson.Set(config, "run.precision", precision);
         config = Options.Apply(config, parsed.GetValue(_set));
         config.Validate();
         return config;

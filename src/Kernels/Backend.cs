@@ -49,11 +49,14 @@ public abstract partial class Backend : IDisposable
 
     /// <summary>Opens a device by the name a user typed.</summary>
     /// <param name="threads">Worker threads of the CPU; 0 = all that the process may use. Ignored by other devices.</param>
+    /// <param name="precision">What matrix products multiply.</param>
     /// <exception cref="DeviceException">The device is unknown, absent or refused; the message says what to do.</exception>
-    public static Backend Open(string name, int threads = 0) => name switch
+    public static Backend Open(string name, int threads = 0, Precision precision = Precision.F32) => name switch
     {
-        "cpu" => new Cpu.CpuBackend(threads),
+        "cpu" => new Cpu.CpuBackend(threads, precision: precision),
         "null" => new NullBackend(),
+        _ when precision != Precision.F32 => throw new DeviceException(
+            $"device '{name}': computes in float32 only; leave out --precision bf16, or use --device cpu."),
         _ => BackendLoader.Open(name),
     };
 }

@@ -93,7 +93,7 @@ public sealed class PretrainRun : IDisposable
         _config.Validate();
         _configHash = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(json)));
         _dataset = Datasets.Open(options.Data ?? _config.Data, Split.Train);
-        _backend = Backend.Open(options.Device, options.Threads);
+        _backend = Backend.Open(options.Device, options.Threads, _config.Run.Precision);
         _plan = MemoryPlan.Of(_config, options.Device, options.Threads);
         _pretrainer = new Pretrainer(_backend, _config, _plan.ArenaBytes, initialise: options.Resume is null);
         _state = new RunState(_backend, _pretrainer);

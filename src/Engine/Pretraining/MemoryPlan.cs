@@ -57,7 +57,7 @@ public sealed record MemoryPlan
     /// <summary>A CPU that runs no kernel still asks for its scratch; memory nobody touches costs nothing.</summary>
     private static long CpuScratch(PretrainConfig config, long arenaBytes, int threads)
     {
-        using CpuBackend dry = CpuBackend.Dry(threads);
+        using CpuBackend dry = CpuBackend.Dry(threads, config.Run.Precision);
         using var pretrainer = new Pretrainer(dry, config, arenaBytes, initialise: false);
         OneUpdate(pretrainer, config);
         return dry.OwnBytes;

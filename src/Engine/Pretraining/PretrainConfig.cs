@@ -2,6 +2,7 @@ using MimEngine.Engine.Autograd;
 using MimEngine.Engine.Imaging;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Optim;
+using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Pretraining;
 
@@ -38,6 +39,9 @@ public sealed record RunConfig
 
     /// <summary>What backward keeps: none recomputes nothing and needs the most memory, block keeps only the input of each block.</summary>
     public Recompute Recompute { get; init; } = Recompute.None;
+
+    /// <summary>What matrix products multiply: f32, or bf16 where the device can.</summary>
+    public Precision Precision { get; init; } = Precision.F32;
 
     /// <summary>Updates between two lines of metrics.</summary>
     public int LogEverySteps { get; init; } = 10;

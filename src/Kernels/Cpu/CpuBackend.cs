@@ -16,11 +16,17 @@ public sealed unsafe partial class CpuBackend : Backend
     /// <param name="precision">What matrix products multiply.</param>
     /// <param name="bf16">The unit for bfloat16 products; none = the best this machine has. Another one is for tests and comparisons.</param>
     public CpuBackend(int threads = 0, SimdLevel? level = null, bool emit = true, Precision precision = Precision.F32, Bf16Unit? bf16 = null)
+        : this(threads, level, emit, precision, bf16, dry: false)
     {
+    }
+
+    private CpuBackend(int threads, SimdLevel? level, bool emit, Precision precision, Bf16Unit? bf16, bool dry)
+    {
+        _dry = dry;
         Level = level ?? Simd.Best;
         if (Level > Simd.Best)
             throw new DeviceException($"device 'cpu': SIMD level {Level} was asked for, but this machine or runtime setting has only {Simd.Best}.");
-        _rows = new Rows(threads > 0 ? threads : Environment.ProcessorCount);
+        _rows = new Rows(threads > 0 ? threads : Environment.ProcessorCount, dry);
         _emitted = emit && Level == SimdLevel.Vector512 ? TileRoutines.Instance : null;
         Precision = precision;
         if (precision == Precision.F32) return;
@@ -36,14 +42,12 @@ public sealed unsafe partial class CpuBackend : Backend
     /// <summary>What matrix products multiply; all tensors are float32 either way.</summary>
     public Precision Precision { get; }
 
-    private CpuBackend(int threads, SimdLevel level, bool dry) => (Level, _rows, _dry) = (level, new Rows(threads, dry), dry);
-
     private readonly bool _dry;
 
     /// <summary>
     /// A CPU that asks for all its memory but runs no kernel: what it asks for is what a real one will. Pages nobody touches cost nothing.
     /// </summary>
-    public static CpuBackend Dry(int threads = 0) => new(threads > 0 ? threads : Environment.ProcessorCount, Simd.Best, dry: true);
+    public static CpuBackend Dry(int threads = 0, Precision precision = Precision.F32) => new(threads, null, true, precision, null, dry: true);
 
     public SimdLevel Level { get; }
     public int Threads => _rows.Threads;
@@ -53,7 +57,16 @@ public sealed unsafe partial class CpuBackend : Backend
         SimdLevel.Vector512 => "AVX-512 (16 lanes)",
         SimdLevel.Vector256 => "AVX2 (8 lanes)",
         _ => "scalar",
-    }}";
+    }}{(Precision == Precision.BF16 ? $", products in {Bf16Description}" : "")}";
+
+    /// <summary>What this machine multiplies bfloat16 with, or why with nothing.</summary>
+    public static string Bf16Description => Bf16Routines.Best switch
+    {
+        Bf16Unit.Tiles => "bf16 by AMX tiles",
+        Bf16Unit.Dot => "bf16 by VDPBF16PS",
+        _ => "float32 of operands rounded to bf16: " + (CpuFeatures.HasBf16Dot ? "the system allows no executable memory"
+            : Simd.Best == SimdLevel.Vector512 ? "the processor has neither AMX nor AVX512-BF16" : "AVX-512 is absent or switched off"),
+    };
 
     /// <summary>Bytes handed out by <see cref="Allocate"/> and not yet disposed.</summary>
     public long AllocatedBytes => Interlocked.Read(ref _allocated);

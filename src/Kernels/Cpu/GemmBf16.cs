@@ -4,15 +4,6 @@ using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
 
-/// <summary>What matrix products multiply. Everything is stored and summed in float32.</summary>
-public enum Precision : byte
-{
-    F32,
-
-    /// <summary>Both operands are rounded to bfloat16 (8 bits of mantissa, float32's range), nearest even.</summary>
-    BF16,
-}
-
 public sealed unsafe partial class CpuBackend
 {
     private const int Bf16Slot = 8;              // packed operands of one product, partial sums
