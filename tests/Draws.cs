@@ -40,6 +40,18 @@ internal static class Draws
         }
     };
 
+    /// <summary>Rows with exactly this many ones, the rest 0.</summary>
+    public static Draw RowBits(int ones) => (Span<double> values, ref RngSequence random, Shape shape) =>
+    {
+        for (int row = 0; row < shape.Rows; row++)
+        {
+            Span<double> cells = values.Slice(row * shape.Cols, shape.Cols);
+            cells.Clear();
+            cells[..ones].Fill(1);
+            random.Shuffle(cells);
+        }
+    };
+
     /// <summary>Rows with a single 1.</summary>
     public static Draw OneHot() => (Span<double> values, ref RngSequence random, Shape shape) =>
     {

@@ -11,6 +11,10 @@ internal static partial class OpCases
         foreach ((int b, int n, int h, int d) in shapes)
             foreach (bool bias in s_noYes) yield return Attend(b, n, h, d, bias, 1);
         yield return Attend(2, 33, 2, 16, true, 3);
+        foreach ((int b, int n, int h, int d) in shapes)
+            foreach (bool bias in s_noYes) yield return Probabilities(b, n, h, d, bias);
+        foreach ((int b, int n, int h) in new[] { (1, 2, 1), (2, 5, 3), (3, 17, 2), (2, 145, 3) })
+            foreach (bool renormalise in s_noYes) yield return MixAttention(b, n, h, renormalise);
         foreach (int grid in new[] { 1, 2, 3, 7 })
             foreach (int heads in new[] { 1, 3 }) yield return RelativeBias(grid, heads);
     }
@@ -19,6 +23,9 @@ internal static partial class OpCases
     [
         new("attention, n tokens", n => Attend(1, n, 2, 5, n % 2 == 0, 1), 130),
         new("attention, n wide heads", n => Attend(1, 3, 2, n, true, 1), 130),
+        new("attention probabilities, n tokens", n => Probabilities(1, n, 2, 5, n % 2 == 0), 130),
+        new("attention probabilities, n wide heads", n => Probabilities(1, 3, 2, n, true), 130),
+        new("mix attention, n tokens", n => MixAttention(1, n + 1, 2, n % 2 == 0), 130),
         new("relative position bias, n heads", n => RelativeBias(2, n), 20),
         new("relative position bias, n patches a side", n => RelativeBias(n, 2), 9),
     ];
@@ -38,4 +45,16 @@ internal static partial class OpCases
             .Run((b, o) => b.RelativePositionBiasForward(o["bias"], o["table"], grid))
             .Back((b, o) => b.RelativePositionBiasBackward(o.Grad("dtable"), o["dbias"], grid));
     }
+
+    private static OpCase Probabilities(int b, int n, int h, int d, bool bias)
+        => new OpCase($"attention probabilities ({b}, {n}, {h}·{d})" + With((bias, "bias")))
+            .Input("qkv", new(b, n, 3 * h * d)).When(bias, c => c.Input("bias", new(h, n, n))).Output("p", new(b, h, n, n))
+            .Run((k, o) => k.AttentionProbabilities(o["p"], o["qkv"], h, o.Maybe("bias")));
+
+    private static OpCase MixAttention(int b, int n, int h, bool renormalise)
+        => new OpCase($"mix attention ({b}, {h}, {n}, {n})" + With((renormalise, "renormalised")))
+            .Input("attention", new(b, h, n, n), Draws.Uniform(0.1, 1)).Constant("mix", new(b, h, n), Draws.Uniform(0, 1))
+            .Output("w", new(b, n - 1)).Output("sums", new(b))
+            .Run((k, o) => k.MixAttentionForward(o["w"], o["sums"], o["attention"], o["mix"], 0.5f, renormalise, 0.25f))
+            .Back((k, o) => k.MixAttentionBackward(o.Grad("dattention"), o["dw"], o["w"], o["sums"], o["mix"], 0.5f, renormalise));
 }

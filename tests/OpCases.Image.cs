@@ -12,6 +12,8 @@ internal static partial class OpCases
             yield return Grey(b, h, w, LumaWeights.Rgb);
             yield return Grey(b, h, w, LumaWeights.KamimCompat);
         }
+        foreach ((int b, int p, int rows, int cols) in new[] { (1, 1, 2, 3), (2, 4, 2, 2), (1, 7, 3, 2), (3, 16, 4, 4) })
+            yield return PatchNorm(b, p, rows, cols);
         Draw[] pictures = [Draws.Integers(0, 255), Draws.Integers(100, 130), Draws.Blocks(3, 256), Draws.Blocks(5, 40), Draws.Integers(0,
             1)];
         foreach ((int b, int h, int w) in new[] { (1, 1, 1), (1, 6, 20), (1, 7, 7), (2, 40, 31), (2, 64, 130) })
@@ -33,6 +35,8 @@ internal static partial class OpCases
     private static IEnumerable<Edge> ImageEdges() =>
     [
         new("normalize", n => Normalize(2, 1, n)),
+        new("normalised patches, n a row", n => PatchNorm(1, 2, 2, n)),
+        new("normalised patches of n pixels", n => PatchNorm(1, n, 2, 1), 40),
         new("luma", n => Grey(2, 1, n, LumaWeights.KamimCompat)),
         new("FAST 9 of 16, n columns", n => Fast(1, 9, n, 10, FastType.Type9_16, true, Draws.Integers(0, 255), 0)),
         new("FAST 9 of 16, n rows", n => Fast(1, n, 9, 10, FastType.Type9_16, false, Draws.Integers(0, 255), 0)),
@@ -79,4 +83,8 @@ internal static partial class OpCases
         => new OpCase($"keypoint weights ({b}, {h}, {w}) at {temperature:g}")
         .Input("density", new(b, h, w), Draws.Uniform(0, 1)).Output("weights", new(b, h, w))
         .Run((k, o) => k.KeypointWeights(o["weights"], o["density"], temperature));
+
+    private static OpCase PatchNorm(int b, int p, int rows, int cols)
+        => new OpCase($"normalised patches {b}·{rows}×{cols} of {p} px").Constant("x", new(b, 3, rows * p, cols * p), Draws.Normal(1, 2))
+            .Output("y", new(b, 3, rows * p, cols * p)).Run((k, o) => k.NormalizePatches(o["y"], o["x"], p, 1e-6f));
 }

@@ -21,6 +21,8 @@ internal static partial class OpCases
             .Output("y", new(3, 19)).Run((b, o) => b.SoftmaxForward(o["y"], o["x"]));
         foreach ((int m, int c) in new[] { (7, 19), (64, 33), (2, 5), (520, 70) })
             foreach (bool training in s_noYes) yield return BatchNorm(m, c, 1e-3f, training);
+        foreach (Activation kind in Enum.GetValues<Activation>())
+            foreach (int n in new[] { 1, 37, 20_001 }) yield return Activate(n, kind);
     }
 
     private static IEnumerable<Edge> NormEdges() =>
@@ -30,6 +32,8 @@ internal static partial class OpCases
         new("layer-norm, n rows", n => LayerNorm(n, 19, 1e-6f, Draws.Normal(0.5, 2))),
         new("softmax", n => Softmax(3, n, Draws.Normal(0, 3))),
         new("softmax, n rows", n => Softmax(n, 5, Draws.Normal(0, 3))),
+        new("tanh", n => Activate(n, Activation.Tanh)),
+        new("relu", n => Activate(n, Activation.Relu)),
         new("batch-norm in training", n => BatchNorm(5, n, 1e-3f, true)),
         new("batch-norm in evaluation", n => BatchNorm(5, n, 1e-3f, false)),
         new("batch-norm, n + 1 rows", n => BatchNorm(n + 1, 5, 0.5f, true)),
@@ -69,4 +73,10 @@ internal static partial class OpCases
         draw(value, ref random, new(64));
         return $"up to {value.Max():g3}";
     }
+
+    /// <summary>Inputs keep away from 0, where ReLU has no slope; dy − dy·y² of tanh cancels where y is near 1.</summary>
+    private static OpCase Activate(int n, Activation kind)
+        => new OpCase($"{kind} {n}").Input("x", new(n), Draws.TwoSided(0.01, 6)).SummandsOf("x", 1).Output("y", new(n))
+            .Run((k, o) => k.ActivateForward(o["y"], o["x"], kind))
+            .Back((k, o) => k.ActivateBackward(o.Grad("dx"), o["dy"], o["y"], kind));
 }

@@ -113,4 +113,48 @@ internal sealed unsafe partial class OracleBackend
         => ((double*)qkv.HostAddress)[At(qkv, b, token, qkv.Shape.D2 / 3 + column)];
     private static double V(Tensor qkv, int b, int token, int column)
         => ((double*)qkv.HostAddress)[At(qkv, b, token, qkv.Shape.D2 / 3 * 2 + column)];
+
+    public override void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias)
+    {
+        (int images, int tokens) = (qkv.Shape.D0, qkv.Shape.D1);
+        double[] logits = new double[tokens];
+        for (int b = 0; b < images; b++)
+            for (int h = 0; h < heads; h++)
+                for (int i = 0; i < tokens; i++)
+                {
+                    Logits(logits, qkv, bias, heads, b, h, i);
+                    fixed (double* from = logits) Softmax(F(p) + (((long)b * heads + h) * tokens + i) * tokens, from, tokens);
+                }
+    }
+
+    public override void MixAttentionForward(Tensor w, Tensor sums, Tensor attention, Tensor mix, float gain, bool renormalise, float eps)
+    {
+        (int images, int heads, int tokens, int count) = (mix.Shape.D0, mix.Shape.D1, mix.Shape.D2, w.Shape.D1);
+        for (int b = 0; b < images; b++)
+        {
+            double[] r = new double[count];
+            for (int row = 0; row < heads * tokens; row++)
+                for (int j = 0; j < count; j++)
+                    r[j] += F(mix)[b * heads * tokens + row] * F(attention)[((long)b * heads * tokens + row) * tokens + tokens - count + j];
+            F(sums)[b] = renormalise ? r.Sum() + eps : 1;
+            for (int j = 0; j < count; j++) F(w)[b * count + j] = gain * r[j] / F(sums)[b];
+        }
+    }
+
+    public override void MixAttentionBackward(Grad dattention, Tensor dw, Tensor w, Tensor sums, Tensor mix, float gain, bool renormalise)
+    {
+        if (!dattention.Wanted) return;
+        (int images, int heads, int tokens, int count) = (mix.Shape.D0, mix.Shape.D1, mix.Shape.D2, w.Shape.D1);
+        double[] g = new double[dattention.Into.Count];
+        for (int b = 0; b < images; b++)
+        {
+            double shift = 0;
+            for (int k = 0; k < count && renormalise; k++) shift += F(dw)[b * count + k] * F(w)[b * count + k];
+            for (int row = 0; row < heads * tokens; row++)
+                for (int j = 0; j < count; j++)
+                    g[((long)b * heads * tokens + row) * tokens + tokens - count + j] = F(mix)[b * heads * tokens + row]
+                        * (gain * F(dw)[b * count + j] - shift) / F(sums)[b];
+        }
+        Emit(dattention, g);
+    }
 }

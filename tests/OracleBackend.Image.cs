@@ -140,4 +140,15 @@ internal sealed unsafe partial class OracleBackend
             for (int i = 0; i < cells; i++) to[b * cells + i] /= smallest;
         }
     }
+
+    public override void NormalizePatches(Tensor y, Tensor x, int patch, float eps)
+    {
+        int size = 3 * patch * patch;
+        double[] sums = new double[x.Count / size], squares = new double[x.Count / size];
+        ForPixels(x.Shape, patch, PixelOrder.ChannelSlowest, (pixel, at) => sums[at / size] += F(x)[pixel] / size);
+        ForPixels(x.Shape, patch, PixelOrder.ChannelSlowest, (pixel, at)
+            => squares[at / size] += Math.Pow(F(x)[pixel] - sums[at / size], 2) / (size - 1));
+        ForPixels(x.Shape, patch, PixelOrder.ChannelSlowest, (pixel, at)
+            => F(y)[pixel] = (F(x)[pixel] - sums[at / size]) / Math.Sqrt(squares[at / size] + eps));
+    }
 }

@@ -122,4 +122,17 @@ internal sealed unsafe partial class OracleBackend
         for (int i = 0; i < n; i++) y[i] /= sum;
         return largest + Math.Log(sum);
     }
+
+    public override void ActivateForward(Tensor y, Tensor x, Activation kind)
+    {
+        for (long i = 0; i < x.Count; i++) F(y)[i] = kind == Activation.Tanh ? Math.Tanh(F(x)[i]) : Math.Max(F(x)[i], 0);
+    }
+
+    public override void ActivateBackward(Grad dx, Tensor dy, Tensor y, Activation kind)
+    {
+        double[] g = new double[y.Count];
+        for (long i = 0; i < y.Count; i++)
+            g[i] = F(dy)[i] * (kind == Activation.Tanh ? 1 - F(y)[i] * F(y)[i] : F(y)[i] > 0 ? 1 : 0);
+        Emit(dx, g);
+    }
 }

@@ -124,4 +124,90 @@ internal sealed unsafe partial class OracleBackend
                         visit((((long)b * 3 + c) * height + y) * width + x, (b * patches + l) * 3 * patch * patch + k);
                     }
     }
+
+    public override void GatherVisibleForward(Tensor y, Tensor x, Tensor hidden)
+    {
+        double[] few = new double[y.Count];
+        ForVisible(hidden, x.Shape.D1, y.Shape, (all, at) => few[at] = F(x)[all]);
+        Emit(Grad.Write(y), few);
+    }
+
+    public override void GatherVisibleBackward(Grad dx, Tensor dy, Tensor hidden)
+    {
+        if (!dx.Wanted) return;
+        double[] g = new double[dx.Into.Count];
+        ForVisible(hidden, dx.Into.Shape.D1, dy.Shape, (all, at) => g[all] = F(dy)[at]);
+        Emit(dx, g);
+    }
+
+    public override void ScatterVisibleForward(Tensor y, Tensor x, Tensor mask, Tensor hidden)
+    {
+        for (long i = 0; i < y.Count; i++) F(y)[i] = F(mask)[i % y.Shape.Cols];
+        ForVisible(hidden, y.Shape.D1, x.Shape, (all, at) => F(y)[all] = F(x)[at]);
+    }
+
+    public override void ScatterVisibleBackward(Grad dx, Grad dmask, Tensor dy, Tensor hidden)
+    {
+        (int images, int tokens, int width) = (dy.Shape.D0, dy.Shape.D1, dy.Shape.D2);
+        int patches = hidden.Shape.D1;
+        if (dx.Wanted)
+        {
+            double[] g = new double[dx.Into.Count];
+            ForVisible(hidden, tokens, dx.Into.Shape, (all, at) => g[at] = F(dy)[all]);
+            Emit(dx, g);
+        }
+        double[] gmask = new double[width];
+        for (int b = 0; b < images; b++)
+            for (int l = 0; l < patches; l++)
+                for (int c = 0; c < width && U(hidden)[b * patches + l] != 0; c++)
+                    gmask[c] += F(dy)[((long)b * tokens + tokens - patches + l) * width + c];
+        Emit(dmask, gmask);
+    }
+
+    /// <summary>Calls with (offset in (B, N, C), offset in (B, prefix + V, C)) of every element that stays.</summary>
+    private static void ForVisible(Tensor hidden, int tokens, Shape few, Action<long, long> visit)
+    {
+        (int images, int kept, int width) = (few.D0, few.D1, few.D2);
+        int patches = hidden.Shape.D1, prefix = tokens - patches;
+        for (int b = 0; b < images; b++)
+        {
+            int at = 0;
+            for (int t = 0; t < tokens; t++)
+            {
+                if (t >= prefix && U(hidden)[b * patches + t - prefix] != 0) continue;
+                for (int c = 0; c < width; c++) visit(((long)b * tokens + t) * width + c, ((long)b * kept + at) * width + c);
+                at++;
+            }
+            Require(at == kept, $"Image {b} keeps {at} tokens, not {kept}.");
+        }
+    }
+
+    public override void PoolTokensForward(Tensor y, Tensor x, Tensor w)
+    {
+        (int images, int tokens, int width, int count) = (x.Shape.D0, x.Shape.D1, x.Shape.D2, w.Shape.D1);
+        for (int b = 0; b < images; b++)
+            for (int c = 0; c < width; c++)
+            {
+                double sum = 0;
+                for (int n = 0; n < count; n++)
+                    sum += F(w)[b * count + n] * F(x)[((long)b * tokens + tokens - count + n) * width + c];
+                F(y)[b * width + c] = sum;
+            }
+    }
+
+    public override void PoolTokensBackward(Grad dx, Grad dw, Tensor dy, Tensor x, Tensor w)
+    {
+        (int images, int tokens, int width, int count) = (x.Shape.D0, x.Shape.D1, x.Shape.D2, w.Shape.D1);
+        double[] gx = new double[x.Count], gw = new double[w.Count];
+        for (int b = 0; b < images; b++)
+            for (int n = 0; n < count; n++)
+                for (int c = 0; c < width; c++)
+                {
+                    long at = ((long)b * tokens + tokens - count + n) * width + c;
+                    gx[at] = F(w)[b * count + n] * F(dy)[b * width + c];
+                    gw[b * count + n] += F(x)[at] * F(dy)[b * width + c];
+                }
+        Emit(dx, gx);
+        Emit(dw, gw);
+    }
 }

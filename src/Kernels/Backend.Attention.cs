@@ -30,4 +30,26 @@ public abstract partial class Backend
 
     /// <summary>dtable[r, h] = Σ over (i, j) with index(i, j) = r of dbias[h, i, j], in raster order of (i, j).</summary>
     public abstract void RelativePositionBiasBackward(Grad dtable, Tensor dbias, int grid);
+
+    /// <summary>The N×N matrices that <see cref="AttentionForward"/> never makes, for those who look at them: p = softmax(q·kᵀ/√D + bias).</summary>
+    /// <param name="p">(B, H, N, N) float32, written.</param>
+    /// <param name="qkv">(B, N, 3·C).</param>
+    /// <param name="bias">(H, N, N) float32 or none.</param>
+    public abstract void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias);
+
+    /// <summary>
+    /// A weight for each of the last L tokens out of attention: r[b, j] = Σ_h Σ_i mix[b, h, i]·attention[b, h, i, N − L + j];
+    /// w = gain·r, or with renormalise w = gain·r/sums, sums = Σ_j r + eps (SPEC D.2).
+    /// </summary>
+    /// <param name="w">(B, L) float32, written.</param>
+    /// <param name="sums">(B) float32, written, kept for backward; 1 without renormalise.</param>
+    /// <param name="attention">(B, H, N, N) float32.</param>
+    /// <param name="mix">(B, H, N) float32: which heads and queries count, and how much.</param>
+    public abstract void MixAttentionForward(Tensor w, Tensor sums, Tensor attention, Tensor mix, float gain, bool renormalise, float eps);
+
+    /// <summary>
+    /// dr_j = gain·dw_j, or with renormalise dr_j = (gain·dw_j − Σ_k dw_k·w_k)/sums; dattention[b, h, i, N − L + j] = mix[b, h, i]·dr[b, j],
+    /// 0 on the columns before when written.
+    /// </summary>
+    public abstract void MixAttentionBackward(Grad dattention, Tensor dw, Tensor w, Tensor sums, Tensor mix, float gain, bool renormalise);
 }

@@ -78,4 +78,12 @@ public abstract partial class Backend
     /// <summary>e = exp(clip(density/temperature, −20, 20)); weights = e / min over the image's cells of e (SPEC A.5).</summary>
     /// <param name="weights">(B, rows, cols) float32, written; ≥ 1, and exactly 1 at the least dense cell.</param>
     public abstract void KeypointWeights(Tensor weights, Tensor density, float temperature);
+
+    /// <summary>
+    /// y = (x − mean)/√(variance + eps) with mean and unbiased variance (divisor n − 1) of the n = 3·P² numbers of each patch: MAE's
+    /// normalised target (He et al. 2022, section 4; SPEC C.1).
+    /// </summary>
+    /// <param name="y">(B, 3, S, S) float32, written; not x's memory.</param>
+    /// <param name="x">(B, 3, S, S) float32; both extents are multiples of the patch.</param>
+    public abstract void NormalizePatches(Tensor y, Tensor x, int patch, float eps);
 }

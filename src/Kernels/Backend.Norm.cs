@@ -1,5 +1,8 @@
 namespace MimEngine.Kernels;
 
+/// <summary>A pointwise nonlinearity of small heads; the blocks' own is <see cref="Backend.GeluForward"/>.</summary>
+public enum Activation : byte { Tanh, Relu }
+
 public abstract partial class Backend
 {
     /// <summary>y = (x − mean)·rstd·γ + β along each row.</summary>
@@ -38,4 +41,10 @@ public abstract partial class Backend
 
     /// <summary>Training: dx = rstd·(dy − mean(dy) − x̂·mean(dy·x̂)) over the batch axis. Evaluation: dx = rstd·dy.</summary>
     public abstract void BatchNormBackward(Grad dx, Tensor dy, Tensor x, Tensor mean, Tensor rstd, bool training);
+
+    /// <summary>y = tanh(x) or max(x, 0), element for element.</summary>
+    public abstract void ActivateForward(Tensor y, Tensor x, Activation kind);
+
+    /// <summary>From the output: dx = dy·(1 − y²) for tanh; dx = dy where y &gt; 0, else 0, for ReLU.</summary>
+    public abstract void ActivateBackward(Grad dx, Tensor dy, Tensor y, Activation kind);
 }

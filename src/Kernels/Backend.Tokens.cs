@@ -51,4 +51,35 @@ public abstract partial class Backend
 
     /// <summary>dx[b, i] = dy[b]/(N − first) for i ≥ first; when written, rows before become 0.</summary>
     public abstract void MeanTokensBackward(Grad dx, Tensor dy, int first);
+
+    /// <summary>
+    /// y[b] = the prefix rows of x[b], then its visible patches in raster order: what MAE's encoder sees (He et al. 2022, section 3).
+    /// </summary>
+    /// <param name="y">(B, prefix + V, C) written; prefix = N − L, and every image has exactly V visible patches.</param>
+    /// <param name="x">(B, N, C).</param>
+    /// <param name="hidden">(B, L) U8, 1 = hidden.</param>
+    /// <remarks>The original keeps them in shuffled order, which nothing after it can notice: positions were added before.</remarks>
+    public abstract void GatherVisibleForward(Tensor y, Tensor x, Tensor hidden);
+
+    /// <summary>dx = dy on prefix rows and visible patches; when written, hidden patches become 0.</summary>
+    public abstract void GatherVisibleBackward(Grad dx, Tensor dy, Tensor hidden);
+
+    /// <summary>The way back: prefix rows and visible patches of x at their places, the mask token at hidden ones.</summary>
+    /// <param name="y">(B, N, C) written.</param>
+    /// <param name="x">(B, prefix + V, C).</param>
+    /// <param name="mask">(C) float32.</param>
+    /// <param name="hidden">(B, L) U8; prefix = N − L.</param>
+    public abstract void ScatterVisibleForward(Tensor y, Tensor x, Tensor mask, Tensor hidden);
+
+    /// <summary>dx = dy on prefix rows and visible patches; dmask = Σ dy over hidden patches, images in batch order.</summary>
+    public abstract void ScatterVisibleBackward(Grad dx, Grad dmask, Tensor dy, Tensor hidden);
+
+    /// <summary>y[b] = Σ_n w[b, n]·x[b, first + n], first = N − W: a weighted sum of each image's last W tokens.</summary>
+    /// <param name="y">(B, C) written.</param>
+    /// <param name="x">(B, N, C).</param>
+    /// <param name="w">(B, W) float32.</param>
+    public abstract void PoolTokensForward(Tensor y, Tensor x, Tensor w);
+
+    /// <summary>dx[b, first + n] = w[b, n]·dy[b] (rows before become 0 when written); dw[b, n] = Σ_c dy[b, c]·x[b, first + n, c].</summary>
+    public abstract void PoolTokensBackward(Grad dx, Grad dw, Tensor dy, Tensor x, Tensor w);
 }

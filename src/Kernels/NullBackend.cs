@@ -41,6 +41,8 @@ public sealed class NullBackend : Backend
         Tensor gamma) { }
     public override void SoftmaxForward(Tensor y, Tensor x) { }
     public override void SoftmaxBackward(Grad dx, Tensor dy, Tensor y) { }
+    public override void ActivateForward(Tensor y, Tensor x, Activation kind) { }
+    public override void ActivateBackward(Grad dx, Tensor dy, Tensor y, Activation kind) { }
     public override void BatchNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor runningMean, Tensor runningVariance,
         Tensor x, float eps, float momentum, bool training) { }
     public override void BatchNormBackward(Grad dx, Tensor dy, Tensor x, Tensor mean, Tensor rstd, bool training) { }
@@ -51,6 +53,12 @@ public sealed class NullBackend : Backend
     public override void RelativePositionBiasForward(Tensor bias, Tensor table, int grid) { }
     public override void RelativePositionBiasBackward(Grad dtable, Tensor dbias, int grid) { }
 
+    public override void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias) { }
+    public override void MixAttentionForward(Tensor w, Tensor sums, Tensor attention, Tensor mix, float gain, bool renormalise,
+        float eps) { }
+    public override void MixAttentionBackward(Grad dattention, Tensor dw, Tensor w, Tensor sums, Tensor mix, float gain,
+        bool renormalise) { }
+
     public override void Patchify(Tensor patches, Tensor images, int patch, PixelOrder order) { }
     public override void Unpatchify(Tensor images, Tensor patches, int patch, PixelOrder order) { }
     public override void AssembleTokensForward(Tensor y, Tensor x, Tensor? cls, Tensor? mask, Tensor? hidden, Tensor? pos) { }
@@ -59,6 +67,13 @@ public sealed class NullBackend : Backend
     public override void SliceTokensBackward(Grad dx, Tensor dy, int first) { }
     public override void MeanTokensForward(Tensor y, Tensor x, int first) { }
     public override void MeanTokensBackward(Grad dx, Tensor dy, int first) { }
+
+    public override void GatherVisibleForward(Tensor y, Tensor x, Tensor hidden) { }
+    public override void GatherVisibleBackward(Grad dx, Tensor dy, Tensor hidden) { }
+    public override void ScatterVisibleForward(Tensor y, Tensor x, Tensor mask, Tensor hidden) { }
+    public override void ScatterVisibleBackward(Grad dx, Grad dmask, Tensor dy, Tensor hidden) { }
+    public override void PoolTokensForward(Tensor y, Tensor x, Tensor w) { }
+    public override void PoolTokensBackward(Grad dx, Grad dw, Tensor dy, Tensor x, Tensor w) { }
 
     public override void MaskedPixelLoss(Tensor loss, Tensor? dprediction, Tensor prediction, Tensor images, Tensor hidden,
         Tensor? weights, int patch, PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) { }
@@ -74,6 +89,7 @@ public sealed class NullBackend : Backend
         float momentum) { }
 
     public override void NormalizeImages(Tensor y, Tensor x, ReadOnlySpan<float> mean, ReadOnlySpan<float> std) { }
+    public override void NormalizePatches(Tensor y, Tensor x, int patch, float eps) { }
     public override void Luma(Tensor gray, Tensor images, LumaWeights weights) { }
     public override void FastKeypoints(Tensor keypoints, Tensor gray, int threshold, FastType type, bool suppress) { }
     public override void MarkKeypoints(Tensor marks, Tensor keypoints, Mark mark) { }

@@ -61,6 +61,8 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
         3 * m * c + 2 * m + 3 * c);
     public static OpCost SoftmaxForward(double m, double c) => Of(nameof(Backend.SoftmaxForward), 5 * m * c, 2 * m * c);
     public static OpCost SoftmaxBackward(double m, double c) => Of(nameof(Backend.SoftmaxBackward), 4 * m * c, 3 * m * c);
+    public static OpCost ActivateForward(double n) => Of(nameof(Backend.ActivateForward), 4 * n, 2 * n);
+    public static OpCost ActivateBackward(double n) => Of(nameof(Backend.ActivateBackward), 3 * n, 3 * n);
     public static OpCost BatchNormForward(double m, double c) => Of(nameof(Backend.BatchNormForward), 6 * m * c, 2 * m * c + 6 * c);
     public static OpCost BatchNormBackward(double m, double c) => Of(nameof(Backend.BatchNormBackward), 9 * m * c, 3 * m * c + 2 * c);
 
@@ -79,6 +81,13 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
         => Of(nameof(Backend.RelativePositionBiasBackward), heads * t * t, heads * t * t);
 
     // Tokens
+    public static OpCost AttentionProbabilities(double b, double t, double c, double heads)
+        => Of(nameof(Backend.AttentionProbabilities), 2 * b * t * t * c + 5 * b * heads * t * t, 2 * b * t * c + b * heads * t * t);
+    public static OpCost MixAttentionForward(double b, double t, double heads)
+        => Of(nameof(Backend.MixAttentionForward), 2 * b * heads * t * t, b * heads * (t * t + t) + b * t);
+    public static OpCost MixAttentionBackward(double b, double t, double heads)
+        => Of(nameof(Backend.MixAttentionBackward), b * heads * t * t, b * heads * (t * t + t) + 2 * b * t);
+
     public static OpCost Patchify(double b, double pixels) => Of(nameof(Backend.Patchify), 0, 2 * b * 3 * pixels);
     public static OpCost Unpatchify(double b, double pixels) => Of(nameof(Backend.Unpatchify), 0, 2 * b * 3 * pixels);
 
@@ -90,6 +99,19 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost SliceTokensForward(double b, double n, double c) => Of(nameof(Backend.SliceTokensForward), 0, 2 * b * n * c);
     public static OpCost SliceTokensBackward(double b, double t, double n, double c)
         => Of(nameof(Backend.SliceTokensBackward), 0, b * n * c + b * t * c);
+    /// <summary>T tokens of which L − V are left out: hiddenShare of them.</summary>
+    public static OpCost GatherVisibleForward(double b, double t, double c, double hiddenShare)
+        => Of(nameof(Backend.GatherVisibleForward), 0, 2 * b * t * c * (1 - hiddenShare), b * t);
+    public static OpCost GatherVisibleBackward(double b, double t, double c, double hiddenShare)
+        => Of(nameof(Backend.GatherVisibleBackward), 0, b * t * c * (2 - hiddenShare), b * t);
+    public static OpCost ScatterVisibleForward(double b, double t, double c, double hiddenShare)
+        => Of(nameof(Backend.ScatterVisibleForward), 0, b * t * c * (2 - hiddenShare), b * t);
+    public static OpCost ScatterVisibleBackward(double b, double t, double c, double hiddenShare)
+        => Of(nameof(Backend.ScatterVisibleBackward), b * t * c * hiddenShare, b * t * c * (2 - hiddenShare), b * t);
+    public static OpCost PoolTokensForward(double b, double t, double c) => Of(nameof(Backend.PoolTokensForward), 2 * b * t * c,
+        b * t * c + b * t + b * c);
+    public static OpCost PoolTokensBackward(double b, double t, double c) => Of(nameof(Backend.PoolTokensBackward), 3 * b * t * c,
+        2 * b * t * c + 2 * b * t + b * c);
     public static OpCost MeanTokensForward(double b, double t, double c) => Of(nameof(Backend.MeanTokensForward), b * t * c,
         b * t * c + b * c);
     public static OpCost MeanTokensBackward(double b, double t, double c) => Of(nameof(Backend.MeanTokensBackward), b * c,
@@ -114,6 +136,8 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     // Image
     public static OpCost NormalizeImages(double b, double pixels) => Of(nameof(Backend.NormalizeImages), 2 * b * 3 * pixels,
         b * 3 * pixels, b * 3 * pixels);
+    public static OpCost NormalizePatches(double b, double pixels) => Of(nameof(Backend.NormalizePatches), 6 * b * 3 * pixels,
+        2 * b * 3 * pixels);
     public static OpCost Luma(double b, double pixels) => Of(nameof(Backend.Luma), 0, 0, 4 * b * pixels);
     public static OpCost FastKeypoints(double b, double pixels) => Of(nameof(Backend.FastKeypoints), 0, 0, 2 * b * pixels);
     public static OpCost MarkKeypoints(double b, double pixels) => Of(nameof(Backend.MarkKeypoints), 0, 0, 2 * b * pixels);

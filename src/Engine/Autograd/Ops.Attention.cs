@@ -54,4 +54,30 @@ public static partial class Ops
 
         public override void Backward(Tape t) => t.Backend.RelativePositionBiasBackward(t.GradFor(_table), t.GradOf(Output), _grid);
     }
+
+    /// <summary>A weight for each of the last <paramref name="count"/> tokens out of attention, (B, count); see Backend.</summary>
+    /// <param name="mix">(B, H, N): which heads and queries count.</param>
+    public static Value MixAttention(this Tape t, Value attention, Tensor mix, int count, float gain, bool renormalise, float eps)
+    {
+        int mark = t.Mark;
+        Tensor sums = t.Keep(new Shape(attention.Shape.D0));
+        Value w = t.New(new Shape(attention.Shape.D0, count), attention.NeedsGrad);
+        t.Backend.MixAttentionForward(w.Data, sums, attention.Data, mix, gain, renormalise, eps);
+        t.Record<MixAttentionNode>(w, mark)?.Set(attention, sums, mix, gain, renormalise);
+        return w;
+    }
+
+    private sealed class MixAttentionNode : Node
+    {
+        private Value _attention = null!;
+        private Tensor _sums, _mix;
+        private float _gain;
+        private bool _renormalise;
+
+        public void Set(Value attention, Tensor sums, Tensor mix, float gain, bool renormalise)
+            => (_attention, _sums, _mix, _gain, _renormalise) = (attention, sums, mix, gain, renormalise);
+
+        public override void Backward(Tape t) => t.Backend.MixAttentionBackward(t.GradFor(_attention), t.GradOf(Output), Output.Data, _sums,
+            _mix, _gain, _renormalise);
+    }
 }

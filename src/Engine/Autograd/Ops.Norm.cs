@@ -73,4 +73,42 @@ public static partial class Ops
 
         public override void Backward(Tape t) => t.Backend.SoftmaxBackward(t.GradFor(_x), t.GradOf(Output), Output.Data);
     }
+
+    /// <summary>tanh or ReLU.</summary>
+    public static Value Activate(this Tape t, Value x, Activation kind)
+    {
+        int mark = t.Mark;
+        Value y = t.New(x.Shape, x.NeedsGrad);
+        t.Backend.ActivateForward(y.Data, x.Data, kind);
+        t.Record<ActivateNode>(y, mark)?.Set(x, kind);
+        return y;
+    }
+
+    private sealed class ActivateNode : Node
+    {
+        private Value _x = null!;
+        private Activation _kind;
+
+        public void Set(Value x, Activation kind) => (_x, _kind) = (x, kind);
+
+        public override void Backward(Tape t) => t.Backend.ActivateBackward(t.GradFor(_x), t.GradOf(Output), Output.Data, _kind);
+    }
+
+    /// <summary>The same numbers under another shape of as many elements; shares x's memory.</summary>
+    public static Value Reshape(this Tape t, Value x, Shape shape)
+    {
+        int mark = t.Mark;
+        Value y = t.Input(x.Data.Reshape(shape), x.NeedsGrad && t.Recording);
+        t.Record<ReshapeNode>(y, mark)?.Set(x);
+        return y;
+    }
+
+    private sealed class ReshapeNode : Node
+    {
+        private Value _x = null!;
+
+        public void Set(Value x) => _x = x;
+
+        public override void Backward(Tape t) => t.HandOver(Output, _x);
+    }
 }

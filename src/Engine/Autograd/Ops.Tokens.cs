@@ -83,4 +83,70 @@ public static partial class Ops
 
         public override void Backward(Tape t) => t.Backend.MeanTokensBackward(t.GradFor(_x), t.GradOf(Output), _first);
     }
+
+    /// <summary>Prefix rows and visible patches only: (B, prefix + <paramref name="visible"/>, C), in raster order.</summary>
+    /// <param name="hidden">(B, L) U8; every image has <paramref name="visible"/> zeros.</param>
+    public static Value GatherVisible(this Tape t, Value x, Tensor hidden, int visible)
+    {
+        int prefix = x.Shape.D1 - hidden.Shape.D1;
+        int mark = t.Mark;
+        Value y = t.New(new Shape(x.Shape.D0, prefix + visible, x.Shape.D2), x.NeedsGrad);
+        t.Backend.GatherVisibleForward(y.Data, x.Data, hidden);
+        t.Record<GatherVisibleNode>(y, mark)?.Set(x, hidden);
+        return y;
+    }
+
+    private sealed class GatherVisibleNode : Node
+    {
+        private Value _x = null!;
+        private Tensor _hidden;
+
+        public void Set(Value x, Tensor hidden) => (_x, _hidden) = (x, hidden);
+
+        public override void Backward(Tape t) => t.Backend.GatherVisibleBackward(t.GradFor(_x), t.GradOf(Output), _hidden);
+    }
+
+    /// <summary>Prefix rows and visible patches back at their places, mask tokens between: (B, tokens, C).</summary>
+    public static Value ScatterVisible(this Tape t, Value x, Param mask, Tensor hidden, int tokens)
+    {
+        int mark = t.Mark;
+        Value y = t.New(new Shape(x.Shape.D0, tokens, x.Shape.D2), x.NeedsGrad || mask.NeedsGrad);
+        t.Backend.ScatterVisibleForward(y.Data, x.Data, mask.Data, hidden);
+        t.Record<ScatterVisibleNode>(y, mark)?.Set(x, mask, hidden);
+        return y;
+    }
+
+    private sealed class ScatterVisibleNode : Node
+    {
+        private Value _x = null!;
+        private Param _mask = null!;
+        private Tensor _hidden;
+
+        public void Set(Value x, Param mask, Tensor hidden) => (_x, _mask, _hidden) = (x, mask, hidden);
+
+        public override void Backward(Tape t)
+            => t.Backend.ScatterVisibleBackward(t.GradFor(_x), t.GradFor(_mask), t.GradOf(Output), _hidden);
+    }
+
+    /// <summary>y[b] = Σ_n w[b, n]·x[b, N − W + n]; (B, C).</summary>
+    public static Value PoolTokens(this Tape t, Value x, Value w)
+    {
+        if (w.Shape.Rank != 2 || w.Shape.D1 > x.Shape.D1)
+            throw new ArgumentException($"PoolTokens: weights are {w.Shape}; tokens are {x.Shape}.");
+        int mark = t.Mark;
+        Value y = t.New(new Shape(x.Shape.D0, x.Shape.D2), x.NeedsGrad || w.NeedsGrad);
+        t.Backend.PoolTokensForward(y.Data, x.Data, w.Data);
+        t.Record<PoolTokensNode>(y, mark)?.Set(x, w);
+        return y;
+    }
+
+    private sealed class PoolTokensNode : Node
+    {
+        private Value _x = null!, _w = null!;
+
+        public void Set(Value x, Value w) => (_x, _w) = (x, w);
+
+        public override void Backward(Tape t)
+            => t.Backend.PoolTokensBackward(t.GradFor(_x), t.GradFor(_w), t.GradOf(Output), _x.Data, _w.Data);
+    }
 }
