@@ -17,7 +17,11 @@ public class StepTests
     private static PretrainConfig Config(string recipe)
     {
         PretrainConfig c = Recipes.Short(Recipes.AtPixels(Recipes.Named(recipe), Pixels), epochs: 1, Batch);
-        return c with { Encoder = c.Encoder.WithSize("micro") };
+        return c with
+        {
+            Encoder = c.Encoder.WithSize("micro"),
+            Terms = [.. c.Terms.Select(t => t.Head is TransformerDecoder d ? t with { Head = d with { Width = 64, Depth = 2, Heads = 2 } } : t)],
+        };
     }
 
     private static byte[] Pictures(int seed)
@@ -41,7 +45,7 @@ public class StepTests
 
     [Test]
     public void A_warm_step_allocates_no_managed_byte_and_rents_nothing_new(
-        [Values("kamim", "simmim")] string recipe, [Values(1, 2)] int threads, [Values] Recompute recompute)
+        [Values("kamim", "simmim", "mae")] string recipe, [Values(1, 2)] int threads, [Values] Recompute recompute)
     {
         PretrainConfig config = Config(recipe);
         config = config with { Run = config.Run with { Recompute = recompute, Accumulate = 2 } };
@@ -73,7 +77,7 @@ public class StepTests
     }
 
     [Test]
-    public void A_run_takes_the_memory_that_the_plan_said([Values("kamim", "simmim")] string recipe, [Values(1, 3)] int threads,
+    public void A_run_takes_the_memory_that_the_plan_said([Values("kamim", "simmim", "mae")] string recipe, [Values(1, 3)] int threads,
         [Values] Recompute recompute)
     {
         PretrainConfig config = Config(recipe);

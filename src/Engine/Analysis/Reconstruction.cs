@@ -8,7 +8,8 @@ namespace MimEngine.Engine.Analysis;
 
 /// <summary>
 /// What a model makes of hidden patches, as one picture: a row a crop; columns picture, what the encoder saw, weights as a heat map
-/// (black where every pixel counts the same), what it predicted, and the prediction on hidden patches within the picture.
+/// (black where every pixel counts the same), what it predicted, and the prediction on hidden patches within the picture. Where a target is
+/// normalised patch by patch, the true patches lend their mean and deviation: a model cannot know them.
 /// </summary>
 public sealed class Reconstruction
 {
@@ -76,11 +77,15 @@ public sealed class Reconstruction
         backend.Upload(u8, _crops);
         backend.Upload(hidden, mask);
         backend.NormalizeImages(images, u8, Normalization.Mean, Normalization.Std);
-        EncodedTokens tokens = model.Encoder.Encode(tape, images, new EncodeRequest(hidden));
+        int visible = config.Masking.Visible(grid, model.Encoder.TokenPixels);
+        EncodedTokens tokens = model.Encoder.Encode(tape, images, new EncodeRequest(hidden, Visible: visible));
         (Value prediction, PixelOrder order) = model.Predict(tape, tokens, 0);
+        float[] truth = Transfer.Floats(backend, images);
         backend.Unpatchify(images, prediction.Data, model.Encoder.TokenPixels, order);
+        float[] predicted = Transfer.Floats(backend, images);
+        config.Terms[0].Target.ToPixels(predicted, truth, s, model.Encoder.TokenPixels);
         Tensor? weights = config.Terms[0].Weighting.Weights(tape, u8);
-        var result = (Transfer.Floats(backend, images), mask, weights is { } w ? Transfer.Floats(backend, w) : null,
+        var result = (predicted, mask, weights is { } w ? Transfer.Floats(backend, w) : null,
             weights is { } v ? v.Shape.D2 : 0);
         tape.EndNoGrad();
         tape.Reset();

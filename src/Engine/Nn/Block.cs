@@ -18,9 +18,10 @@ public sealed class Block : IStretch<BlockState>
     private readonly int _heads, _grid;
 
     /// <param name="number">From 0; names and initialisation depend on it.</param>
-    public Block(ParamSet p, VitConfig config, int number)
+    /// <param name="stack">Name of the stack of blocks.</param>
+    public Block(ParamSet p, VitConfig config, int number, string stack = "blocks")
     {
-        string prefix = $"blocks.{number}.";
+        string prefix = $"{stack}.{number}.";
         int c = config.Width;
         (_heads, _grid) = (config.Heads, config.Grid);
         Init matrix(int inputs, int outputs) => VitInits.Matrix(config, inputs, outputs);

@@ -8,10 +8,13 @@ namespace MimEngine.Engine.Nn;
 /// <param name="DropScales">(2·depth, B): the factor of every residual branch and image under stochastic depth; none = evaluation.</param>
 /// <param name="LastBlock">Blocks to run; 0 = all.</param>
 /// <param name="SkipFinalNorm">Leave the residual stream as it is.</param>
-public readonly record struct EncodeRequest(Tensor? Hidden = null, Tensor? DropScales = null, int LastBlock = 0, bool SkipFinalNorm = false);
+/// <param name="Visible">Visible patches, the same number in every image: for encoders that leave hidden ones out.</param>
+public readonly record struct EncodeRequest(Tensor? Hidden = null, Tensor? DropScales = null, int LastBlock = 0, bool SkipFinalNorm = false,
+    int Visible = 0);
 
-/// <summary>Tokens of every image: <paramref name="Prefix"/> rows ([cls]), then Grid × Grid patches.</summary>
-public readonly record struct EncodedTokens(Value All, int Prefix, int Grid);
+/// <summary>Tokens of every image: <paramref name="Prefix"/> rows ([cls]), then Grid × Grid patches in raster order.</summary>
+/// <param name="LeftOut">(B, L) U8: 1 where a patch has no token; none = all have one.</param>
+public readonly record struct EncodedTokens(Value All, int Prefix, int Grid, Tensor? LeftOut = null);
 
 /// <summary>What every method and probe sees of a network.</summary>
 public abstract class Encoder
@@ -27,6 +30,9 @@ public abstract class Encoder
 
     /// <summary>Number of blocks.</summary>
     public abstract int Depth { get; }
+
+    /// <summary>What becomes of hidden patches.</summary>
+    public abstract Corruption Corruption { get; }
 
     /// <summary>Rows of the stochastic-depth table, or 0 when there is none.</summary>
     public abstract int DropRows { get; }

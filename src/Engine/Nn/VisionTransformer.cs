@@ -4,14 +4,15 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Nn;
 
 /// <summary>
-/// A plain Vision Transformer with [cls]: patches → mask tokens → [cls] → positions → blocks → LayerNorm. Parameter names are timm's.
+/// A plain Vision Transformer with [cls]: patches → mask tokens → [cls] → positions → blocks → LayerNorm; under
+/// <see cref="Corruption.Drop"/>, hidden patches leave after the positions instead. Parameter names are timm's.
 /// </summary>
 public sealed class VisionTransformer : Encoder
 {
     private readonly VitConfig _config;
     private readonly LinearParams _patchEmbed;
-    private readonly Param _cls, _mask;
-    private readonly Param? _positions, _sharedBias;
+    private readonly Param _cls;
+    private readonly Param? _mask, _positions, _sharedBias;
     private readonly Block[] _blocks;
     private readonly NormParams? _norm;
 
@@ -20,9 +21,10 @@ public sealed class VisionTransformer : Encoder
         _config = config;
         int c = config.Width, pixels = 3 * config.PatchPixels * config.PatchPixels;
         _cls = p.Add("cls_token", new Shape(1, c), VitInits.Token(config));
-        _mask = p.Add("mask_token", new Shape(1, c), VitInits.MaskToken(config));
+        if (config.Corruption == Corruption.Replace) _mask = p.Add("mask_token", new Shape(1, c), VitInits.MaskToken(config));
         if (config.Positions == Positions.Learned) _positions = p.Add("pos_embed", new Shape(config.Tokens, c), VitInits.Token(config));
-        _patchEmbed = p.Linear("patch_embed.proj", pixels, c, VitInits.Matrix(config, pixels, c));
+        if (config.Positions == Positions.SinCos) _positions = SinCosTable.Fixed(p, "pos_embed", c, config.Grid);
+        _patchEmbed = p.Linear("patch_embed.proj", pixels, c, VitInits.Matrix(config, pixels, c), biasInit: VitInits.PatchBias(config, pixels));
         if (config.SharedBias) _sharedBias = VitInits.BiasTable(p, "rel_pos_bias.", config);
         _blocks = new Block[config.Depth];
         for (int i = 0; i < _blocks.Length; i++) _blocks[i] = new Block(p, config, i);
@@ -34,6 +36,7 @@ public sealed class VisionTransformer : Encoder
     public override int TokenPixels => _config.PatchPixels;
     public override int Width => _config.Width;
     public override int Depth => _config.Depth;
+    public override Corruption Corruption => _config.Corruption;
     public override int DropRows => _config.DropPath > 0f ? 2 * _config.Depth : 0;
     public override float DropProbability(int row) => _config.DropPathOf(row / 2);
 
@@ -41,7 +44,9 @@ public sealed class VisionTransformer : Encoder
     public override EncodedTokens Encode(Tape t, Tensor images, in EncodeRequest request)
     {
         Value x = t.Linear(t.Patchify(images, _config.PatchPixels, PixelOrder.ChannelSlowest), _patchEmbed);
-        x = t.AssembleTokens(x, _cls, _mask, request.Hidden, _positions);
+        bool drop = _config.Corruption == Corruption.Drop && request.Hidden is not null;
+        x = t.AssembleTokens(x, _cls, _mask, drop ? null : request.Hidden, _positions);
+        if (drop) x = t.GatherVisible(x, request.Hidden!.Value, request.Visible);
         Value? bias = _sharedBias is null ? null : t.RelativePositionBias(_sharedBias, Grid);
         int blocks = request.LastBlock == 0 ? Depth : request.LastBlock;
         for (int i = 0; i < blocks; i++)
@@ -50,6 +55,6 @@ public sealed class VisionTransformer : Encoder
             x = t.Stretch(_blocks[i], x, new BlockState(bias, attentionDrop, mlpDrop));
         }
         if (_norm is not null && !request.SkipFinalNorm) x = t.LayerNorm(x, _norm);
-        return new EncodedTokens(x, Prefix: 1, Grid);
+        return new EncodedTokens(x, Prefix: 1, Grid, drop ? request.Hidden : null);
     }
 }

@@ -1,7 +1,24 @@
 namespace MimEngine.Engine.Nn;
 
 /// <summary>Absolute positions added to tokens.</summary>
-public enum Positions : byte { None, Learned }
+public enum Positions : byte
+{
+    None,
+    Learned,
+
+    /// <summary>A fixed two-dimensional sine-cosine table, never trained: MAE (SPEC C.1).</summary>
+    SinCos,
+}
+
+/// <summary>What an encoder gets in place of hidden patches.</summary>
+public enum Corruption : byte
+{
+    /// <summary>A learned mask token: BEiT, SimMIM, KAMIM.</summary>
+    Replace,
+
+    /// <summary>Nothing: it sees visible patches only, and costs as much less (MAE).</summary>
+    Drop,
+}
 
 /// <summary>Relative position biases added to attention logits (SPEC B.3).</summary>
 public enum RelativeBias : byte { None, Shared, PerBlock, SharedAndPerBlock }
@@ -24,6 +41,9 @@ public enum VitInit : byte
 
     /// <summary>MAE: matrices Xavier-uniform, tokens and positions normal .02 (SPEC C.1). Starts small networks faster than .02 does.</summary>
     Xavier,
+
+    /// <summary>MAE in full: as Xavier, and the patch embedding's bias uniform ±1/√(3P²), PyTorch's default (SPEC C.1).</summary>
+    Mae,
 
     /// <summary>Official SimMIM: normal .02 cut at ±1 deviation, residual projections of block l divided by √(2l) (SPEC B.3).</summary>
     SimMim,
@@ -50,6 +70,7 @@ public sealed record VitConfig
     /// <summary>Hidden width of the MLP over Width.</summary>
     public float MlpRatio { get; init; } = 4f;
 
+    public Corruption Corruption { get; init; } = Corruption.Replace;
     public Positions Positions { get; init; } = Positions.Learned;
     public RelativeBias RelativeBias { get; init; } = RelativeBias.None;
     public QkvBias QkvBias { get; init; } = QkvBias.Full;

@@ -9,7 +9,7 @@ internal static class VitInits
     private const float Std = 0.02f;
 
     /// <summary>A weight matrix.</summary>
-    public static Init Matrix(VitConfig config, int inputs, int outputs) => config.Init == VitInit.Xavier
+    public static Init Matrix(VitConfig config, int inputs, int outputs) => config.Init is VitInit.Xavier or VitInit.Mae
         ? new Init.Uniform(MathF.Sqrt(6f / (inputs + outputs)))
         : Token(config);
 
@@ -17,6 +17,9 @@ internal static class VitInits
     public static Init Residual(VitConfig config, int block, int inputs, int outputs) => config.Init == VitInit.SimMim
         ? new Init.TruncatedNormal(Std, Std, MathF.Sqrt(2f * (block + 1)))
         : Matrix(config, inputs, outputs);
+
+    /// <summary>Bias of the patch embedding.</summary>
+    public static Init PatchBias(VitConfig config, int pixels) => config.Init == VitInit.Mae ? new Init.Uniform(1f / MathF.Sqrt(pixels)) : Init.Zeros;
 
     /// <summary>[cls] and positions.</summary>
     public static Init Token(VitConfig config)

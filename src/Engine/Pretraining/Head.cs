@@ -18,10 +18,19 @@ public interface IPredictor
 /// <summary>Turns tokens into predictions.</summary>
 [JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
 [JsonDerivedType(typeof(LinearPixelHead), "linear")]
+[JsonDerivedType(typeof(TransformerDecoder), "transformer")]
 public abstract record Head
 {
     /// <summary>Declares the head's parameters.</summary>
     public abstract IPredictor Build(ParamSet p, Encoder encoder);
+
+    /// <summary>Multiply-adds of one forward pass over one picture.</summary>
+    /// <param name="seen">Tokens that the encoder hands over.</param>
+    public abstract double MultiplyAdds(VitConfig encoder, int seen);
+
+    /// <summary>Refuses numbers that make no sense behind an encoder.</summary>
+    /// <exception cref="ConfigException">One sentence.</exception>
+    public virtual void Validate(VitConfig encoder) { }
 }
 
 /// <summary>Initialisation of a linear head.</summary>
@@ -46,6 +55,18 @@ public sealed record LinearPixelHead(HeadInit Scheme = HeadInit.Normal) : Head
         return new Predictor(Scheme == HeadInit.PyTorch
             ? p.Linear("decoder", encoder.Width, pixels, uniform, biasInit: uniform)
             : p.Linear("decoder", encoder.Width, pixels, normal));
+    }
+
+    /// <inheritdoc/>
+    public override double MultiplyAdds(VitConfig encoder, int seen)
+        => (double)encoder.Grid * encoder.Grid * encoder.Width * 3 * encoder.PatchPixels * encoder.PatchPixels;
+
+    /// <inheritdoc/>
+    public override void Validate(VitConfig encoder)
+    {
+        if (encoder.Corruption == Corruption.Drop)
+            throw new ConfigException("terms.head is linear, which predicts a patch from its own token, but encoder.corruption is drop and hidden "
+                + "patches have none; use terms.0.head.kind=transformer, or encoder.corruption=replace.");
     }
 
     private sealed class Predictor(LinearParams layer) : IPredictor

@@ -25,6 +25,14 @@ public abstract record Masking
     /// <summary>Writes L = Grid² bytes, row-major: 1 = hidden.</summary>
     public abstract void Sample(in MaskRequest request, Span<byte> hidden);
 
+    /// <summary>Visible patches of every crop: a masking hides the same number each time.</summary>
+    public int Visible(int grid, int patchPixels)
+    {
+        byte[] hidden = new byte[grid * grid];
+        Sample(new MaskRequest { Grid = grid, PatchPixels = patchPixels, Crop = new Rng(0, RandomStream.Mask, 0) }, hidden);
+        return hidden.Count(h => h == 0);
+    }
+
     /// <summary>Refuses numbers that make no sense for an encoder.</summary>
     /// <exception cref="ConfigException">One sentence.</exception>
     public abstract void Validate(int imagePixels, int patchPixels);
@@ -90,7 +98,7 @@ public sealed record RandomTokens(float Ratio = 0.75f) : Masking
     /// <inheritdoc/>
     public override void Sample(in MaskRequest request, Span<byte> hidden)
     {
-        int patches = request.Grid * request.Grid, keep = (int)(patches * (1 - (double)(decimal)Ratio));
+        int patches = request.Grid * request.Grid, keep = Kept(patches);
         Span<int> order = patches <= 1024 ? stackalloc int[patches] : new int[patches];
         for (int i = 0; i < patches; i++) order[i] = i;
         RngSequence rng = request.Crop.Start();
@@ -100,5 +108,13 @@ public sealed record RandomTokens(float Ratio = 0.75f) : Masking
     }
 
     /// <inheritdoc/>
-    public override void Validate(int imagePixels, int patchPixels) => CheckRatio(Ratio);
+    public override void Validate(int imagePixels, int patchPixels)
+    {
+        CheckRatio(Ratio);
+        int grid = imagePixels / patchPixels;
+        if (Kept(grid * grid) == 0)
+            throw new ConfigException($"masking.ratio {Ratio} hides all {grid * grid} patches; use a smaller ratio or smaller patches.");
+    }
+
+    private int Kept(int patches) => (int)(patches * (1 - (double)(decimal)Ratio));
 }

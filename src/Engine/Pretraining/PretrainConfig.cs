@@ -107,6 +107,14 @@ public sealed record PretrainConfig
         Require(e.Hidden > 0, $"encoder.mlpRatio is {e.MlpRatio}; it must make a positive hidden width of {e.Width} channels.");
         Require(e.DropPath is >= 0f and < 1f, $"encoder.dropPath is {e.DropPath}; it is a probability below 1.");
         Require(e.LayerNormEps >= 0f, $"encoder.layerNormEps is {e.LayerNormEps}; it must be 0 or more.");
+        Require(e.Positions != Positions.SinCos || e.Width % 4 == 0,
+            $"encoder.width is {e.Width}; sine-cosine positions need a multiple of 4.");
+        Require(e.Corruption == Corruption.Replace || e.RelativeBias == RelativeBias.None,
+            $"encoder.relativeBias is {e.RelativeBias}, which needs every patch in its place, but encoder.corruption drop leaves patches out; "
+            + "use positions sinCos or learned.");
+        Require(e.Corruption == Corruption.Replace || e.Positions != Positions.None,
+            "encoder.positions is none, but encoder.corruption drop leaves patches out, and nothing would say where the others lie; "
+            + "use sinCos or learned.");
         Masking.Validate(e.ImagePixels, e.PatchPixels);
         Require(Terms.Length > 0, "terms is empty; a run needs something to predict.");
         Require(Terms.Length == 1, $"terms has {Terms.Length} entries; pixel terms share one head, so one term is what works today.");
@@ -114,6 +122,7 @@ public sealed record PretrainConfig
         {
             t.Target.Validate();
             t.Weighting.Validate(e.ImagePixels);
+            t.Head.Validate(e);
             Require(float.IsFinite(t.Scale), $"terms.scale is {t.Scale}; it must be a finite number.");
         }
         Require(Run.Batch > 0, $"run.batch is {Run.Batch}; it must be positive.");

@@ -23,6 +23,7 @@ public sealed class Pretrainer : IDisposable
     private readonly Tensor _lossSums;
     private readonly byte[] _hidden;
     private readonly float[] _dropScales;
+    private readonly int _visible;
     private long _summed;
     private bool _warm;
 
@@ -39,6 +40,7 @@ public sealed class Pretrainer : IDisposable
         _sumStorage = backend.Allocate(config.Terms.Length * backend.Real.Size());
         _lossSums = new Tensor(_sumStorage, 0, new Shape(config.Terms.Length), backend.Real);
         _hidden = new byte[config.Run.Batch * Model.Encoder.Grid * Model.Encoder.Grid];
+        _visible = config.Masking.Visible(Model.Encoder.Grid, Model.Encoder.TokenPixels);
         _dropScales = new float[Model.Encoder.DropRows * config.Run.Batch];
     }
 
@@ -61,7 +63,7 @@ public sealed class Pretrainer : IDisposable
         _backend.Upload(crops, pixels);
         _backend.NormalizeImages(images, crops, Normalization.Mean, Normalization.Std);
         Tensor hidden = DrawMasks(batchNumber);
-        EncodedTokens tokens = Model.Encoder.Encode(_tape, images, new EncodeRequest(hidden, DrawDropScales(batchNumber)));
+        EncodedTokens tokens = Model.Encoder.Encode(_tape, images, new EncodeRequest(hidden, DrawDropScales(batchNumber), Visible: _visible));
         for (int term = 0; term < _config.Terms.Length; term++)
         {
             Value loss = Model.Loss(_tape, tokens, term, crops, images, hidden, 1f / _config.Run.Accumulate);

@@ -1,6 +1,7 @@
 using MimEngine.Engine.Imaging;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Optim;
+using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Pretraining;
 
@@ -13,6 +14,7 @@ public static class Recipes
         ["simmim"] = SimMim,
         ["kamim-baseline"] = KamimBaseline,
         ["kamim"] = Kamim,
+        ["mae"] = Mae,
     };
 
     /// <summary>The recipe of that name.</summary>
@@ -87,6 +89,41 @@ public static class Recipes
     public static PretrainConfig Kamim() => KamimBaseline().WithWeighting("pixels", new KeypointDensity()) with { Recipe = "kamim" };
 
     /// <summary>
+    /// MAE (He et al. 2022) as its authors pretrain it: the encoder sees a quarter of the patches, a small transformer predicts the normalised
+    /// pixels of the rest (SPEC C.1, C.2).
+    /// </summary>
+    /// <remarks>ViT-B, ImageNet-1k, 1,600 epochs: linear probe 67.8, fine-tuned 83.66 (its repository).</remarks>
+    public static PretrainConfig Mae() => new()
+    {
+        Recipe = "mae",
+        Encoder = new VitConfig
+        {
+            ImagePixels = 224,
+            Corruption = Corruption.Drop,
+            Positions = Positions.SinCos,
+            LayerNormEps = 1e-6f,
+            Init = VitInit.Mae,
+        },
+        Augment = new AugmentConfig { CropScaleMin = 0.2f, Interpolation = Interpolation.Bicubic, HorizontalFlip = 0.5f },
+        Masking = new RandomTokens(0.75f),
+        Terms = [new Term { Target = new PixelTarget(PixelDistance.L2, Eps: 0f, NormalizePatches: true), Head = new TransformerDecoder() }],
+        Optim = new OptimConfig
+        {
+            Rate = 1.5e-4,
+            WarmupRate = 0,
+            MinRate = 0,
+            RatePerBatch = 256,
+            Schedule = new CosineAfterWarmupSchedule(),
+            RateIndex = RateIndex.OwnUpdate,
+            WarmupEpochs = 40,
+            Beta2 = 0.95f,
+            Decay = DecayRule.NotVectors,
+            ClipNorm = 0f,
+        },
+        Run = new RunConfig { Epochs = 800, Batch = 128, Accumulate = 32 },
+    };
+
+    /// <summary>
     /// A recipe for pictures of another size and a small machine: patch and mask cells keep their share of the picture, 12 × 12 patches
     /// of 192 px becoming 8 × 8 of 32 px, and one update takes one batch.
     /// </summary>
@@ -125,14 +162,20 @@ public static class Recipes
     /// <summary>
     /// A recipe for the embedded pictures (28 × 28 clothes) and minutes on two cores: ViT mini, 32 px, 4 × 4 patches of 8 px, each a mask
     /// cell and a weight cell. Small and short runs start from Xavier's rule and average squared gradients over 20 steps instead of 1,000;
-    /// clothes stand upright, so nothing is flipped top to bottom.
+    /// clothes stand upright, so nothing is flipped top to bottom. An encoder that sees a quarter of the patches can have 4 px ones at the
+    /// price of 8 px ones, and a transformer decoder shrinks with its encoder.
     /// </summary>
     public static PretrainConfig Embedded(PretrainConfig recipe, double epochs = 30, int batch = 64)
     {
         PretrainConfig c = Short(AtPixels(recipe, 32), epochs, batch, rate: 1.5e-3);
         return c with
         {
-            Encoder = c.Encoder.WithSize("mini") with { PatchPixels = 8, Init = VitInit.Xavier },
+            Encoder = c.Encoder.WithSize("mini") with
+            {
+                PatchPixels = c.Encoder.Corruption == Corruption.Drop ? 4 : 8,
+                Init = c.Encoder.Init == VitInit.Mae ? VitInit.Mae : VitInit.Xavier,
+            },
+            Terms = [.. c.Terms.Select(t => t.Head is TransformerDecoder d ? t with { Head = d with { Width = 64, Depth = 2, Heads = 4 } } : t)],
             Masking = c.Masking is RandomCells cells ? cells with { CellPixels = 8 } : c.Masking,
             Augment = c.Augment with { VerticalFlip = 0f },
             Optim = c.Optim with { Beta2 = 0.95f },

@@ -7,9 +7,9 @@ namespace MimEngine.Engine.Pretraining;
 /// <param name="Forward">Patches, blocks and heads, once.</param>
 /// <param name="Backward">Gradients of weights and inputs, and what <see cref="Recompute"/> computes again.</param>
 /// <remarks>
-/// Products only (they are 96 % and more). N tokens, L patches, C width, H hidden, P patch pixels, multiply-adds:
-/// patches L·3P²·C; a block N·C·(4C + 2H) + 2·N²·C; head L·C·3P². Backward is twice that, but the patches need no input gradient, and
-/// attention recomputes its probabilities: five products for two.
+/// Products only (they are 96 % and more). N tokens that the blocks see, L patches, C width, H hidden, P patch pixels, multiply-adds:
+/// patches L·3P²·C; a block N·C·(4C + 2H) + 2·N²·C; heads as they say. Backward is twice that, but the patches need no input gradient, and
+/// attention recomputes its probabilities: five products for two (in heads it counts as two for one).
 /// </remarks>
 public readonly record struct StepCost(double Forward, double Backward)
 {
@@ -18,8 +18,9 @@ public readonly record struct StepCost(double Forward, double Backward)
     public static StepCost Of(PretrainConfig config)
     {
         VitConfig e = config.Encoder;
-        double n = e.Tokens, l = n - 1, c = e.Width, pixels = 3.0 * e.PatchPixels * e.PatchPixels;
-        double patches = l * pixels * c, head = l * c * pixels * config.Terms.Length;
+        int seen = e.Corruption == Corruption.Drop ? 1 + config.Masking.Visible(e.Grid, e.PatchPixels) : e.Tokens;
+        double n = seen, l = e.Tokens - 1, c = e.Width, pixels = 3.0 * e.PatchPixels * e.PatchPixels;
+        double patches = l * pixels * c, head = config.Terms.Sum(t => t.Head.MultiplyAdds(e, seen));
         double products = e.Depth * n * c * (4 * c + 2 * e.Hidden), attention = e.Depth * 2 * n * n * c;
         double again = config.Run.Recompute == Recompute.None ? 0 : products + attention;
         return new(2 * (patches + products + attention + head), 2 * (patches + 2 * products + 2.5 * attention + 2 * head + again));
