@@ -7,7 +7,7 @@ using MimEngine.Kernels.Cpu;
 namespace MimEngine.Bench;
 
 /// <summary>
-/// <c>bench step [RECIPE [ROUNDS [PRECISION]]]</c>: whole training steps (masks, forward, loss, backward, clip, AdamW) on pictures in memory, beside
+/// <c>bench step [RECIPE [ROUNDS [PRECISION [MODEL [THREADS]]]]]</c>: whole training steps (masks, forward, loss, backward, clip, AdamW) on pictures in memory, beside
 /// the multiply-add roof, models interleaved: images/s, GFLOP/s by <see cref="StepCost"/>, share of the roof, bytes held, bytes planned,
 /// managed bytes allocated.
 /// </summary>
@@ -29,19 +29,21 @@ internal static class StepBench
     {
         string recipe = args.Length > 0 ? args[0] : "kamim-baseline";
         int rounds = args.Length > 1 ? int.Parse(args[1]) : 5;
-        Precision[] precisions = args.Length > 2 ? [Enum.Parse<Precision>(args[2], ignoreCase: true)] : [Precision.F32, Precision.BF16];
+        Precision[] precisions = args.Length > 2 && args[2] != "both" ? [Enum.Parse<Precision>(args[2], ignoreCase: true)] : [Precision.F32, Precision.BF16];
         Console.WriteLine($"{recipe}, best and median of {rounds} interleaved rounds");
         Console.WriteLine("| model | products | batch | img/s best | median | GFLOP/s | of the float32 roof | MB held | MB planned | bytes a step |");
         Console.WriteLine("|---|---|---|---|---|---|---|---|---|---|");
-        Row[] rows = [.. s_cases.SelectMany(c => precisions.Select(p => new Row(c, p)))];
+        string model = args.Length > 3 ? args[3] : "";
+        int threads = args.Length > 4 ? int.Parse(args[4]) : 0;
+        Row[] rows = [.. s_cases.Where(c => model.Length == 0 || c.Name == model).SelectMany(c => precisions.Select(p => new Row(c, p)))];
         var roofs = new List<double>();
         for (int round = 0; round < rounds; round++)
-            foreach (Row row in rows) row.Line = Measure(row.Case, recipe, row.Precision, row.Seconds, roofs);
+            foreach (Row row in rows) row.Line = Measure(row.Case, recipe, row.Precision, threads, row.Seconds, roofs);
         foreach (Row row in rows) Console.WriteLine(row.Line);
         return 0;
     }
 
-    private static string Measure(Case c, string recipe, Precision precision, List<double> seconds, List<double> roofs)
+    private static string Measure(Case c, string recipe, Precision precision, int threads, List<double> seconds, List<double> roofs)
     {
         PretrainConfig config = Recipes.Named(recipe);
         config = Recipes.AtPixels(config, c.Pixels);
@@ -50,14 +52,14 @@ internal static class StepBench
             Encoder = config.Encoder with { Width = c.Width, Heads = c.Heads, PatchPixels = c.Patch },
             Run = config.Run with { Batch = c.Batch, Accumulate = 1, Precision = precision },
         };
-        MemoryPlan plan = MemoryPlan.Of(config);
-        using var cpu = new CpuBackend(precision: precision);
+        MemoryPlan plan = MemoryPlan.Of(config, "cpu", threads);
+        using var cpu = new CpuBackend(threads, precision: precision);
         using var roof = new Roof(cpu.Threads, 1 << 20);
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
         byte[] pixels = new byte[c.Batch * 3 * c.Pixels * c.Pixels];
         for (int i = 0; i < pixels.Length; i++) pixels[i] = (byte)((uint)(i / 8) * 2654435761u >> 24);
         long allocated = 0;
-        for (int step = 0; step < 4; step++)
+        for (int step = 0; step < 6; step++)
         {
             for (int i = 0; i < 5; i++) roofs.Add(roof.Fma());
             long before = GC.GetAllocatedBytesForCurrentThread(), start = Stopwatch.GetTimestamp();

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -59,6 +61,7 @@ public sealed unsafe partial class CpuBackend
         public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats((long)cut.Depth * cut.KeyStride
             + (long)cut.Tokens * cut.DepthStride + (long)cut.TileRows * (2 * cut.DepthStride + cut.KeyStride));
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width;
@@ -154,6 +157,7 @@ public sealed unsafe partial class CpuBackend
     /// <summary>One row is one head. Without sums the table is read into the bias; with sums the bias is summed into the table.</summary>
     private readonly struct RelativeBiasHeads(float* bias, float* table, float* sums, bool accumulate, int heads, int grid) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int tokens = 1 + grid * grid, side = 2 * grid - 1, entries = side * side + 3;

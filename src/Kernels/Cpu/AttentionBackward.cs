@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -30,6 +32,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct BiasSumHeads<TV>(float* dbias, bool accumulate, float* partial, int groups, int square) : IRowKernel
         where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int h = first; h < last; h++)
@@ -47,6 +50,7 @@ public sealed unsafe partial class CpuBackend
             + 3L * SixRows<TV>.Pad(cut.Tokens) * cut.DepthStride
             + (long)cut.TileRows * (2 * cut.KeyStride + 3 * cut.DepthStride + 1));
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, padded = SixRows<TV>.Pad(tokens);

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -27,6 +29,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct BatchNormCols<TV>(float* y, float* mean, float* rstd, float* runningMean, float* runningVariance, float* x,
         int rows, int cols, float eps, float momentum, bool training) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int c = first; c < last; c += TV.Count)
@@ -101,6 +104,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct BatchNormBackwardCols<TV>(float* dx, bool accumulate, float* dy, float* x, float* mean, float* rstd, int rows,
         int cols, bool training) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             TV scale = TV.All(1f / rows);

@@ -34,27 +34,31 @@ internal static unsafe class Bf16Pack
     public static void InterleavedRows(uint* panels, nint panelStride, int width, int pairs, float* x, nint xRow, int rows, int cols, float* sums)
     {
         int all = (cols + width - 1) / width * width;
-        for (int j = 0; j < all; j += 16)
+        if (sums != null) new Span<float>(sums, cols).Clear();
+        for (int k = 0; k < pairs; k++)
         {
-            int n = Math.Clamp(cols - j, 0, 16);
-            uint* low = panels + j / width * panelStride + j % width;
-            uint* high = width == 8 ? low + panelStride : low + 8;   // the second half lies in the next panel when a panel holds 8
-            bool halves = width == 8 && j + 8 < all;
-            Vector512<float> sum = default;
-            for (int k = 0; k < pairs; k++)
+            float* even = x + 2 * k * xRow, odd = even + xRow;
+            int have = Math.Clamp(rows - 2 * k, 0, 2);
+            uint* low = panels + (nint)k * width;
+            for (int j = 0, column = 0; j < all; j += 16)
             {
-                Vector512<float> a = 2 * k < rows ? Load(x + 2 * k * xRow + j, n) : default;
-                Vector512<float> b = 2 * k + 1 < rows ? Load(x + (2 * k + 1) * xRow + j, n) : default;
-                sum = sum + a + b;
+                int n = Math.Clamp(cols - j, 0, 16);
+                Vector512<float> a = have > 0 ? Load(even + j, n) : default, b = have > 1 ? Load(odd + j, n) : default;
+                if (sums != null && n > 0) Store(Load(sums + j, n) + a + b, sums + j, n);
                 Vector512<uint> pair = (Rounded(a) >> 16) | (Rounded(b) & Vector512.Create(0xFFFF0000u));
-                if (width != 8) pair.Store(low + (nint)k * width);
-                else
+                if (width == 8)   // half of it lies in the next panel
                 {
-                    pair.GetLower().Store(low + (nint)k * 8);
-                    if (halves) pair.GetUpper().Store(high + (nint)k * 8);
+                    pair.GetLower().Store(low);
+                    if (j + 8 < all) pair.GetUpper().Store(low + panelStride);
+                    low += 2 * panelStride;
+                    continue;
                 }
+                pair.Store(low + column);
+                column += 16;
+                if (column < width) continue;
+                low += panelStride;
+                column = 0;
             }
-            if (sums != null) Store(sum, sums + j, n);
         }
     }
 
@@ -64,12 +68,12 @@ internal static unsafe class Bf16Pack
     {
         uint* square = stackalloc uint[16 * 16 + 16];
         square = (uint*)(((nint)square + 63) & ~63);
-        for (int j = 0; j < cols; j += 16)
-        {
-            int n = Math.Min(16, cols - j);
-            Vector512<float> sum = default;
-            for (int k = 0; k < pairs; k += 16)
+        if (sums != null) new Span<float>(sums, cols).Clear();
+        for (int k = 0; k < pairs; k += 16)
+            for (int j = 0; j < cols; j += 16)
             {
+                int n = Math.Min(16, cols - j);
+                Vector512<float> sum = sums == null ? default : Load(sums + j, n);
                 for (int i = 0; i < 16; i++)
                 {
                     int r = 2 * (k + i);
@@ -78,9 +82,8 @@ internal static unsafe class Bf16Pack
                     ((Rounded(a) >> 16) | (Rounded(b) & Vector512.Create(0xFFFF0000u))).Store(square + 16 * i);
                 }
                 Transpose16(square, y + j * yRow + k, yRow);
+                if (sums != null) Store(sum, sums + j, n);
             }
-            if (sums != null) Store(sum, sums + j, n);
-        }
     }
 
     /// <summary>One panel from rows of a row-major matrix whose columns are the steps of the sum: row k, column j is (w[j, 2k], w[j, 2k + 1]).</summary>

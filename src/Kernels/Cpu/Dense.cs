@@ -114,6 +114,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct ColumnSumRows<TV>(float* partial, float* x, int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
             => new AddRows<TV>(partial + (nint)chunk * cols, x + (nint)first * cols, cols, last - first, false).Run(0, cols, 0);
     }
@@ -132,6 +133,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct GeluRows<TV>(float* y, float* x) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk) => GeluRow<TV>(y + first, x + first, last - first);
     }
 
@@ -159,6 +161,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct GeluSlopeRows<TV>(float* dx, bool accumulate, float* dy, float* x) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int i = first;
@@ -190,6 +193,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct ScaleAddRows<TV>(float* y, float* residual, BranchScales scales, int cols) : IRowKernel
         where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int r = first; r < last; r++)
@@ -233,6 +237,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct ScaleRows<TV>(float* branch, float* scaled, float* dy, BranchScales scales, int cols)
         : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int r = first; r < last; r++)
@@ -304,6 +309,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct LayerScaleRows<TV>(LayerScaleOperands o) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int i = first; i < last; i++)

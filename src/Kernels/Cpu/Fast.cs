@@ -212,6 +212,7 @@ internal static unsafe class Fast
 internal readonly unsafe struct FastBands<TB, TCircle>(byte* keypoints, byte* gray, byte* scratch, int height, int width, int bandRows,
     int bands, byte threshold, bool suppress) : IRowKernel where TB : struct, IByteLanes<TB> where TCircle : struct, Fast.ICircle
 {
+    [MethodImpl(MethodImplOptions.NoInlining)]
     public void Run(int first, int last, int chunk)
     {
         for (int unit = first; unit < last; unit++)

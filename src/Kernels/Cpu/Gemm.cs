@@ -95,6 +95,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct AddRows<TV>(float* sums, float* x, nint stride, int rows, bool accumulate) : IRowKernel
         where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int j = first;
@@ -151,6 +152,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct PackColumns(Product p, int width, int panels, float* w) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int i = first; i < last; i++)
@@ -164,6 +166,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct PackRows<TV>(Product p, float* b) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int width = MicroKernels.Vectors * TV.Count, block = first / p.Block;   // a task never crosses blocks: they are whole tasks
@@ -174,6 +177,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct ProductUnits<TV>(Product p) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int unit = first; unit < last; unit++) Unit(unit / p.Groups * p.ChunkRows, unit % p.Groups * p.GroupPanels);

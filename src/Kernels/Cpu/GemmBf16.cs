@@ -75,6 +75,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct PackPairColumns(PairProduct q, float* w) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int width = q.Code.Width, panels = Ceiling(q.P.N, width);
@@ -89,6 +90,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct PackPairRows(PairProduct q, float* b) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int groups = q.P.Block / AmxCode.Step, width = q.Code.Width;
@@ -103,6 +105,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct PairUnits(PairProduct q, Desks desks) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             float* area = desks.Take(out int desk);
@@ -195,6 +198,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct RoundRows(float* y, float* x) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int i = first;

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
@@ -56,6 +57,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct PackGradient(PairGradient g) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int task = first; task < last; task++)
@@ -78,6 +80,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct PairGradientUnits(PairGradient g, Desks desks) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             float* spare = desks.Take(out int desk);

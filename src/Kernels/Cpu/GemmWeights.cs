@@ -92,6 +92,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct WeightUnits<TV, TA>(WeightGradient g, Desks desks) : IRowKernel
         where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             float* area = desks.Take(out int desk);

@@ -33,6 +33,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct NormalizeRows<TV>(float* y, byte* x, int plane, int pieces, int cut, float* scale, float* shift)
         : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             byte* rest = stackalloc byte[16];
@@ -67,6 +68,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct LumaRows<TB>(byte* gray, byte* images, int plane, int pieces, LumaWeights weights)
         : IRowKernel where TB : struct, IByteLanes<TB>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int unit = first; unit < last; unit++)
@@ -135,6 +137,7 @@ public sealed unsafe partial class CpuBackend
             0x0101_0101_0101_0100, 0x0001_0101_0101_0000, 0x0000_0101_0100_0000,
         ];
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int reach = mark == Mark.Ring ? 4 : 0;
@@ -202,6 +205,7 @@ public sealed unsafe partial class CpuBackend
     /// <summary>Marks are bytes of 0 and 1, so eight of them are counted by one population count.</summary>
     private readonly struct BoxRows(float* density, byte* marks, int height, int width, int rows, int cols, int cell) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int r = first; r < last; r++)
@@ -229,6 +233,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct WeightRows(float* weights, float* density, int cells, float temperature) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int image = first; image < last; image++)

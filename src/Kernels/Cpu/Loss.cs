@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -62,6 +64,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct HiddenWeightRows(double* partial, byte* hidden, float* weights, int patch, int height, int width, int cellRows,
         int cellCols) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int across = width / patch, length = height / patch * across;
@@ -87,6 +90,7 @@ public sealed unsafe partial class CpuBackend
         byte* hidden, float* weights, int patch, int height, int width, int cellRows, int cellCols, bool interleaved, bool squared,
         float factor) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int across = width / patch, length = height / patch * across, size = 3 * patch * patch;
@@ -175,6 +179,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct CrossEntropyRows<TV>(double* partial, float* work, float* dlogits, float* logits, float* targets, int cols,
         float factor) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             double total = 0;

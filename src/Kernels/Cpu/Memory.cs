@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -26,6 +28,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct AddScaledRows<TV>(float* y, float* x, float a, float b) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             TV va = TV.All(a), vb = TV.All(b);

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -20,6 +22,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct LayerNormRows<TV>(float* y, float* mean, float* rstd, float* x, float* gamma, float* beta, int cols, float eps)
         : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int row = first; row < last; row++)
@@ -84,6 +87,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct LayerNormBackwardRows<TV>(float* dx, bool accumulate, float* partial, float* dy, float* x, float* mean,
         float* rstd, float* gamma, int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             float* dgamma = partial + 2L * chunk * cols, dbeta = dgamma + cols;
@@ -156,6 +160,7 @@ public sealed unsafe partial class CpuBackend
 
     private readonly struct SoftmaxRows<TV>(float* y, float* x, int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int row = first; row < last; row++)
@@ -184,6 +189,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct SoftmaxBackwardRows<TV>(float* dx, bool accumulate, float* dy, float* y, int cols)
         : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int row = first; row < last; row++)

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -49,6 +51,7 @@ public sealed unsafe partial class CpuBackend
     {
         private const int Block = 1024;
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int row = first; row < last; row++)
@@ -105,6 +108,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct AdamWChunks<TV>(float* p, float* m, float* v, float* gradient, float* scales, UpdateSegment* segments,
         SegmentChunk* table, double beta1, double beta2, float eps) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             TV b1 = TV.All((float)beta1), b2 = TV.All((float)beta2), e = TV.All(eps);
@@ -177,6 +181,7 @@ public sealed unsafe partial class CpuBackend
     {
         private const int Block = 1024;
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             float* slope = stackalloc float[Block];
@@ -230,6 +235,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct MomentumChunks<TV>(float* p, float* mu, float* gradient, float* scales, float* ratios, UpdateSegment* segments,
         SegmentChunk* table, float momentum, bool lars) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             TV friction = TV.All(momentum);

@@ -5,6 +5,8 @@ namespace MimEngine.Kernels.Cpu;
 /// <summary>Work on a run of rows. Implemented by structs; fields are the operands.</summary>
 internal interface IRowKernel
 {
+    // Implementations are marked NoInlining: inlined into the loop's generic caller, a long kernel uses up the JIT's budget for
+    // inlining, and its vector operations become calls.
     /// <summary>Does rows [first, last). <paramref name="chunk"/> is the run's number, for partial results.</summary>
     void Run(int first, int last, int chunk);
 }

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -28,6 +30,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct PatchRows<TV>(float* patches, float* images, int patch, int height, int width, PixelOrder order, bool toPatches)
         : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int across = width / patch, length = height / patch * across, size = patch * patch;
@@ -74,6 +77,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct AssembleRows<TV>(float* y, float* x, float* cls, float* mask, byte* hidden, float* pos, int tokens, int prefix,
         int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int length = tokens - prefix;
@@ -126,6 +130,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct AssembleBackwardRows<TV>(float* dx, bool accumulate, float* dy, byte* hidden, int tokens, int prefix, int cols)
         : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int length = tokens - prefix;
@@ -142,6 +147,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct BatchSumRows<TV>(float* y, bool accumulate, float* x, int images, int tokens, int cols)
         : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int n = first; n < last; n++)
@@ -158,6 +164,7 @@ public sealed unsafe partial class CpuBackend
     {
         public const int Grain = 64;   // 256 bytes of a row: whole cache lines, enough chunks at C = 192
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int length = tokens - prefix;
@@ -196,6 +203,7 @@ public sealed unsafe partial class CpuBackend
     /// <summary>One row is one token of y; x starts at the run's first token.</summary>
     private readonly struct SliceRows<TV>(float* y, float* x, int count, int tokens, int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int row = first; row < last; row++)
@@ -237,6 +245,7 @@ public sealed unsafe partial class CpuBackend
     private readonly struct SpreadRows<TV>(float* dx, bool accumulate, float* dy, int start, int count, int tokens, int cols, float scale,
         bool oneRow) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int row = first; row < last; row++)
@@ -263,6 +272,7 @@ public sealed unsafe partial class CpuBackend
     /// <summary>One row is one image.</summary>
     private readonly struct MeanRows<TV>(float* y, float* x, int start, int tokens, int cols) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int b = first; b < last; b++)
