@@ -18,7 +18,7 @@ public partial class HouseTests
     private static readonly (string Project, string[] MayReference)[] s_projects =
     [
         ("src/Kernels/Kernels.csproj", []),
-        ("src/Kernels.Ilgpu/Kernels.Ilgpu.csproj", ["Kernels"]),
+        ("src/Kernels/Ilgpu/Kernels.Ilgpu.csproj", ["Kernels"]),
         ("src/Engine/Engine.csproj", ["Kernels"]),
         ("src/Cli/Cli.csproj", ["Engine"]),
         ("bench/Bench.csproj", ["Engine", "Kernels"]),
@@ -111,6 +111,16 @@ public partial class HouseTests
     [Test]
     public void The_gpu_package_stays_in_its_folder()
         => Assert.That(Violations("src", @"\busing ILGPU\b").Where(v => !v.StartsWith("src/Kernels/Ilgpu/")), Is.Empty);
+
+    [Test]
+    public void The_gpu_backend_overrides_every_abstract_operation_even_where_it_is_not_built()
+    {
+        HashSet<string> Names(string folder, string modifier, Func<Source, bool> where) => [.. Sources(folder).Where(where)
+            .SelectMany(s => s.Code).Select(l => Regex.Match(l.Text, $@"public {modifier} \w+ (\w+)\(")).Where(m => m.Success).Select(m => m.Groups[1].Value)];
+        HashSet<string> asked = Names("src/Kernels", "abstract", s => s.Folder == "src/Kernels" && s.Path.Contains("/Backend"));
+        Assert.That(asked, Has.Count.GreaterThan(40));
+        Assert.That(asked.Except(Names("src/Kernels/Ilgpu", "override", _ => true)), Is.Empty);
+    }
 
     [Test]
     public void Nothing_branches_on_the_method()

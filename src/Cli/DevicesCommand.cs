@@ -18,21 +18,17 @@ internal static class DevicesCommand
 
     private static int Run(IDisplay display, int threads)
     {
-        string[] names = ["cpu", "cuda", "opencl", "sim"];
-        display.Table("Devices", ["name", "usable", "what it is"], [.. names.Select(name => Row(name, threads))]);
+        List<string[]> rows = [];
+        using (Backend cpu = Backend.Open("cpu", threads)) rows.Add(["cpu", "yes", cpu.Description, ""]);
+        if (BackendLoader.Provider is { } provider)
+            rows.AddRange(provider.Devices().Select(d => new[] { d.Name, d.WhyRefused is null ? "yes" : "no",
+                d.WhyRefused is null ? d.Description : $"{d.Description}: {d.WhyRefused}", d.MemoryBytes > 0 ? Words.Bytes(d.MemoryBytes) : "" }));
+        else
+            rows.AddRange(new[] { "cuda", "opencl", "sim" }.Select(name => new[] { name, "no", BackendLoader.WhyAbsent!, "" }));
+        display.Table("Devices", ["name", "usable", "what it is", "memory"], rows);
         display.Line($"CPU: {Machine.CpuName()}. Choose with --device NAME; the cpu is the default.");
         display.Line($"--precision bf16 on the cpu: {CpuBackend.Bf16Description}.");
         display.Line(ImageFile.WhyNoJpeg is { } why ? $"Pictures: PNG; no JPEG: {why}" : "Pictures: PNG and JPEG can be read here.");
         return 0;
-    }
-
-    private static string[] Row(string name, int threads)
-    {
-        try
-        {
-            using Backend backend = Backend.Open(name, threads);
-            return [name, "yes", backend.Description];
-        }
-        catch (DeviceException e) { return [name, "no", e.Message]; }
     }
 }

@@ -1,0 +1,168 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using ILGPU;
+using ILGPU.Runtime;
+using ILGPU.Runtime.Cuda;
+
+namespace MimEngine.Kernels.Ilgpu;
+
+/// <summary>
+/// Operations as ILGPU kernels on one stream. A kernel is compiled when it is first launched and kept; scratch grows in the first step
+/// only. No kernel adds floats atomically: the same device gives the same bits.
+/// </summary>
+internal sealed partial class IlgpuBackend : Backend
+{
+    private const int ScratchSlots = 6;
+    private readonly Context _context;
+    private readonly Accelerator _accelerator;
+    private readonly bool _simulated;
+    private readonly int _threads;
+    private readonly Dictionary<Type, Delegate> _kernels = [];
+    private readonly DeviceStorage?[] _scratch = new DeviceStorage?[ScratchSlots];
+    private readonly DeviceStorage _nothing;
+
+    public IlgpuBackend(string name, Context context, Accelerator accelerator)
+    {
+        (Name, _context, _accelerator) = (name, context, accelerator);
+        _simulated = accelerator.AcceleratorType == AcceleratorType.CPU;
+        _threads = _simulated ? Tile4.Side * Tile4.Side : Tile16.Side * Tile16.Side;
+        _nothing = (DeviceStorage)Allocate(64);
+        if (accelerator.MaxNumThreadsPerGroup < _threads)
+            throw new DeviceException($"device '{name}' ({accelerator.Name}) runs {accelerator.MaxNumThreadsPerGroup} threads a group; "
+                + $"the kernels need {_threads}.");
+    }
+
+    public override string Name { get; }
+
+    public override string Description => _simulated ? "ILGPU's simulator of a GPU, on the CPU: for checking kernels"
+        : $"{_accelerator.Name}, {_accelerator.NumMultiprocessors} multiprocessors, {_accelerator.MemorySize >> 20} MiB, {_accelerator.AcceleratorType}";
+
+    public override long OwnBytes => _scratch.Sum(s => s?.Bytes ?? 0) + _nothing.Bytes;
+
+    public override Storage Allocate(long bytes)
+    {
+        long size = Math.Max(64, (bytes + 63) / 64 * 64);
+        try
+        {
+            MemoryBuffer1D<byte, Stride1D.Dense> buffer = _accelerator.Allocate1D<byte>(size);
+            buffer.MemSetToZero(_accelerator.DefaultStream);
+            return new DeviceStorage(bytes, buffer);
+        }
+        catch (Exception e) when (e is AcceleratorException or OutOfMemoryException)
+        {
+            string free = _accelerator is CudaAccelerator cuda ? $"{cuda.GetFreeMemory():N0} of {cuda.MemorySize:N0} are free"
+                : $"it has {_accelerator.MemorySize:N0} in all";
+            throw new DeviceMemoryException($"device '{Name}': {size:N0} bytes were asked for and {free}. "
+                + "A smaller batch or run.recompute=block needs less; mim plan forecasts it.", e);
+        }
+    }
+
+    public override void Upload(Tensor destination, ReadOnlySpan<byte> source)
+    {
+        if (source.Length != destination.Bytes)
+            throw new ArgumentException($"Upload: {source.Length} bytes into a tensor of {destination.Bytes}.");
+        if (source.Length == 0) return;
+        CopyIn(Bytes(destination), source);
+    }
+
+    public override void Download(Span<byte> destination, Tensor source)
+    {
+        if (destination.Length != source.Bytes)
+            throw new ArgumentException($"Download: a tensor of {source.Bytes} bytes into {destination.Length}.");
+        if (destination.Length == 0) return;
+        try
+        {
+            Bytes(source).CopyToCPU(_accelerator.DefaultStream, ref MemoryMarshal.GetReference(destination), destination.Length);
+            _accelerator.DefaultStream.Synchronize();
+        }
+        catch (AcceleratorException e) { throw Lost(e); }
+    }
+
+    public override void Synchronize()
+    {
+        try { _accelerator.DefaultStream.Synchronize(); }
+        catch (AcceleratorException e) { throw Lost(e); }
+    }
+
+    public override void Dispose()
+    {
+        foreach (DeviceStorage? s in _scratch) s?.Dispose();
+        _nothing.Dispose();
+        _accelerator.Dispose();
+        _context.Dispose();
+    }
+
+    /// <summary>Runs a kernel with this many groups.</summary>
+    private void Launch<TK>(long groups, in TK kernel) where TK : struct, IKernel
+    {
+        if (groups == 0) return;
+        try
+        {
+            ref Delegate? loaded = ref CollectionsMarshal.GetValueRefOrAddDefault(_kernels, typeof(TK), out _);
+            loaded ??= _simulated ? _accelerator.LoadStreamKernel<TK>(Emission.Entry<TK, Tile4>)
+                : _accelerator.LoadStreamKernel<TK>(Emission.Entry<TK, Tile16>);
+            Unsafe.As<Action<KernelConfig, TK>>(loaded)(new KernelConfig(checked((int)groups), _threads), kernel);
+        }
+        catch (AcceleratorException e) { throw Lost(e); }
+    }
+
+    /// <summary>Runs a kernel with at least this many threads, one an element.</summary>
+    private void LaunchEach<TK>(long elements, in TK kernel) where TK : struct, IKernel => Launch((elements + _threads - 1) / _threads, kernel);
+
+    private static int Blocks(int n, int size) => (n + size - 1) / size;
+
+    /// <summary>Results a side that one group of a product makes.</summary>
+    private int Block => 4 * (_simulated ? Tile4.Side : Tile16.Side);
+
+    private static ArrayView<byte> Bytes(Tensor t) => ((DeviceStorage)t.Storage).View.SubView(t.ByteOffset, t.Bytes);
+
+    private static ArrayView<float> F(Tensor t) => t.DType == DType.F32 ? Bytes(t).Cast<float>()
+        : throw new ArgumentException($"This operation takes float32; the tensor is {t.DType}.");
+
+    private static ArrayView<byte> U(Tensor t) => t.DType == DType.U8 ? Bytes(t)
+        : throw new ArgumentException($"This operation takes bytes; the tensor is {t.DType}.");
+
+    /// <summary>A view for an operand that is not there; kernels do not read it.</summary>
+    private ArrayView<float> None => _nothing.View.Cast<float>();
+
+    private ArrayView<float> F(Tensor? t) => t is { } given ? F(given) : None;
+    private ArrayView<byte> U(Tensor? t) => t is { } given ? U(given) : _nothing.View;
+    private ArrayView<float> F(Grad g) => g.Wanted ? F(g.Into) : None;
+    private static int Flag(bool b) => b ? 1 : 0;
+    private static int Flag(Tensor? t) => t is null ? 0 : 1;
+
+    /// <summary>Grow-only device memory of one operation; see the CPU's. An operation that calls another must use other slots.</summary>
+    private ArrayView<T> Scratch<T>(int slot, long count) where T : unmanaged
+    {
+        long bytes = Math.Max(1, count) * Interop.SizeOf<T>();
+        if (_scratch[slot] is not { } s || s.Bytes < bytes)
+        {
+            Synchronize();
+            _scratch[slot]?.Dispose();
+            _scratch[slot] = s = (DeviceStorage)Allocate(bytes);
+        }
+        return s.View.SubView(0, bytes).Cast<T>();
+    }
+
+    /// <summary>Queues a copy from the host. CUDA has read pageable memory on return; others are waited for.</summary>
+    private void CopyIn<T>(ArrayView<T> to, ReadOnlySpan<T> from) where T : unmanaged
+    {
+        try
+        {
+            to.CopyFromCPU(_accelerator.DefaultStream, ref MemoryMarshal.GetReference(from), from.Length);
+            if (_accelerator is not CudaAccelerator) _accelerator.DefaultStream.Synchronize();
+        }
+        catch (AcceleratorException e) { throw Lost(e); }
+    }
+
+    private DeviceException Lost(AcceleratorException e)
+        => new($"device '{Name}' failed: {IlgpuProvider.OneLine(e)}. Checkpoints already written are intact; --resume continues from the last.", e);
+
+    /// <summary>A block of device memory.</summary>
+    private sealed class DeviceStorage(long bytes, MemoryBuffer1D<byte, Stride1D.Dense> buffer) : Storage(bytes)
+    {
+        public ArrayView<byte> View { get; } = buffer.View.BaseView;
+
+        public override void Dispose() => buffer.Dispose();
+    }
+}

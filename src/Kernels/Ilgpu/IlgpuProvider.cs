@@ -1,0 +1,101 @@
+using System.Runtime.InteropServices;
+using ILGPU;
+using ILGPU.Backends.OpenCL;
+using ILGPU.Runtime;
+using ILGPU.Runtime.CPU;
+using ILGPU.Runtime.Cuda;
+using ILGPU.Runtime.OpenCL;
+
+namespace MimEngine.Kernels.Ilgpu;
+
+/// <summary>The devices that ILGPU reaches: CUDA, OpenCL, and its simulator of a GPU on the CPU.</summary>
+public sealed class IlgpuProvider : IBackendProvider
+{
+    private const string Simulator = "sim";
+
+    public IReadOnlyList<DeviceReport> Devices() => [.. Cuda(), .. OpenCl(),
+        new DeviceReport(Simulator, "ILGPU's simulator: one group of 16 threads on the CPU, for checking kernels; slow", 0, null)];
+
+    public Backend Open(string name)
+    {
+        string[] parts = name.Split(':');
+        int index = 0;
+        if (parts.Length > 2 || parts.Length == 2 && (!int.TryParse(parts[1], out index) || index < 0))
+            throw new DeviceException($"device '{name}': after the colon comes the number of a device, as in {parts[0]}:1.");
+        return parts[0] switch
+        {
+            "cuda" => OpenGpu<CudaDevice>(name, index, b => b.Cuda(), Cuda),
+            "opencl" => OpenGpu<CLDevice>(name, index, b => b.OpenCL(), OpenCl),
+            _ => OpenSimulator(),
+        };
+    }
+
+    public IEnumerable<EmittedKernel> Emit() => Emission.All();
+
+    private static IlgpuBackend OpenSimulator()
+    {
+        Context context = Context.Create(b => b.CPU(CPUDeviceKind.Default).Optimize(OptimizationLevel.O1));
+        return new IlgpuBackend(Simulator, context, context.GetCPUDevice(0).CreateAccelerator(context));
+    }
+
+    /// <summary>Numbers count the usable devices of a kind, in the order of <see cref="Devices"/>.</summary>
+    private static IlgpuBackend OpenGpu<TDevice>(string name, int index, Action<Context.Builder> register,
+        Func<IEnumerable<DeviceReport>> list) where TDevice : Device
+    {
+        Context context = Context.Create(b =>
+        {
+            b.Optimize(OptimizationLevel.O2);
+            register(b);
+        });
+        var devices = context.GetDevices<TDevice>();
+        if (index >= devices.Count)
+        {
+            context.Dispose();
+            string known = devices.Count > 0 ? $"the last one is {name.Split(':')[0]}:{devices.Count - 1}"
+                : string.Join("; ", list().Select(d => d.WhyRefused).Where(w => w is not null).Distinct());
+            throw new DeviceException($"device '{name}' is not there: {known}. 'mim devices' lists what can be used.");
+        }
+        try
+        {
+            return new IlgpuBackend(name, context, devices[index].CreateAccelerator(context));
+        }
+        catch (Exception e) when (e is AcceleratorException or NotSupportedException)
+        {
+            context.Dispose();
+            throw new DeviceException($"device '{name}' ({devices[index].Name}) refused to start: {OneLine(e)}", e);
+        }
+    }
+
+    private static IEnumerable<DeviceReport> Cuda()
+    {
+        string library = OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1";
+        if (!NativeLibrary.TryLoad(library, out nint handle))
+            return [new DeviceReport("cuda", "NVIDIA GPUs", 0, $"there is no NVIDIA driver ({library}) on this machine")];
+        NativeLibrary.Free(handle);
+        using Context context = Context.Create(b => b.Cuda());
+        List<DeviceReport> found = [];
+        foreach (CudaDevice d in context.GetDevices<CudaDevice>()) found.Add(new DeviceReport($"cuda:{found.Count}", d.Name, d.MemorySize, null));
+        return found.Count > 0 ? found : [new DeviceReport("cuda", "NVIDIA GPUs", 0,
+            "the NVIDIA driver is there but shows no device that ILGPU 1.5.3 can use (no GPU, no permission, or a driver that is too old)")];
+    }
+
+    private static IEnumerable<DeviceReport> OpenCl()
+    {
+        string library = OperatingSystem.IsWindows() ? "OpenCL" : "libOpenCL.so.1";
+        if (!NativeLibrary.TryLoad(library, out nint handle) && !NativeLibrary.TryLoad("libOpenCL.so", out handle))
+            return [new DeviceReport("opencl", "OpenCL devices", 0, $"there is no OpenCL driver ({library}) on this machine")];
+        NativeLibrary.Free(handle);
+        List<DeviceReport> all = [];
+        int usable = 0;
+        foreach (CLDevice d in CLDevice.GetDevices(_ => true).OfType<CLDevice>())
+        {
+            string? why = d.CLStdVersion < CLBackend.MinimumVersion
+                ? $"its OpenCL C is {d.CLStdVersion}; ILGPU needs {CLBackend.MinimumVersion} or newer"
+                : !d.Capabilities.GenericAddressSpace ? "its driver lacks OpenCL's generic address space, which ILGPU needs" : null;
+            all.Add(new DeviceReport(why is null ? $"opencl:{usable++}" : "opencl", $"{d.Name} ({d.PlatformName})", d.MemorySize, why));
+        }
+        return all.Count > 0 ? all : [new DeviceReport("opencl", "OpenCL devices", 0, "the OpenCL loader is there but shows no device")];
+    }
+
+    internal static string OneLine(Exception e) => e.Message.ReplaceLineEndings(" ").Trim();
+}

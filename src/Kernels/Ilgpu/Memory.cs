@@ -1,0 +1,53 @@
+using ILGPU;
+
+namespace MimEngine.Kernels.Ilgpu;
+
+internal sealed partial class IlgpuBackend
+{
+    public override void Fill(Tensor y, float value)
+    {
+        if (y.DType == DType.U8) LaunchEach(y.Count, new FillBytes(U(y), (byte)value));
+        else LaunchEach(y.Count, new FillFloats(F(y), value));
+    }
+
+    public override void Copy(Tensor y, Tensor x) => LaunchEach(y.Bytes, new CopyBytes(Bytes(y), Bytes(x)));
+
+    public override void AddScaled(Tensor y, Tensor x, float a, float b) => LaunchEach(y.Count, new AddScaledFloats(F(y), F(x), a, b));
+}
+
+internal readonly struct FillFloats(ArrayView<float> y, float value) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        int i = Team.Index<TT>();
+        if (i < y.Length) y[i] = value;
+    }
+}
+
+internal readonly struct FillBytes(ArrayView<byte> y, byte value) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        int i = Team.Index<TT>();
+        if (i < y.Length) y[i] = value;
+    }
+}
+
+internal readonly struct CopyBytes(ArrayView<byte> y, ArrayView<byte> x) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        int i = Team.Index<TT>();
+        if (i < y.Length) y[i] = x[i];
+    }
+}
+
+/// <summary>y = a·x + b·y; y is not read when b is 0.</summary>
+internal readonly struct AddScaledFloats(ArrayView<float> y, ArrayView<float> x, float a, float b) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        int i = Team.Index<TT>();
+        if (i < y.Length) y[i] = b == 0f ? a * x[i] : a * x[i] + b * y[i];
+    }
+}

@@ -1,0 +1,84 @@
+using System.Text.RegularExpressions;
+using MimEngine.Kernels;
+using MimEngine.Kernels.Cpu;
+using NUnit.Framework;
+
+namespace MimEngine.Tests;
+
+/// <summary>
+/// The GPU backend on ILGPU's simulator, against the CPU, with the table's cases that are small enough for it (a barrier of its 16
+/// threads costs 0.2 ms); and every kernel as text. Skipped, with the reason, where the build has no GPU backend.
+/// </summary>
+[TestFixture]
+public class IlgpuTests
+{
+    /// <summary>Numbers that a case may read and write in all.</summary>
+    private const int Largest = 20_000;
+
+    private Backend _device = null!;
+
+    [OneTimeSetUp]
+    public void Open_the_simulator()
+    {
+        if (BackendLoader.WhyAbsent is { } why) Assert.Ignore(why);
+        _device = Backend.Open("sim");
+    }
+
+    [OneTimeTearDown]
+    public void Close_the_simulator() => _device?.Dispose();
+
+    [TestCase("fill|copy|add-scaled")]
+    [TestCase("linear|gelu|scale-add|layer-scale")]
+    [TestCase("layer-norm|softmax|batch-norm")]
+    [TestCase("attention|relative")]
+    [TestCase("patchify|unpatchify|assemble|slice|mean")]
+    [TestCase("pixel|cross-entropy")]
+    [TestCase("squared|clip|AdamW|LARS|SGD")]
+    [TestCase("normalize|luma|FAST|marks|box|keypoint")]
+    public void The_simulator_agrees_with_the_cpu_on_these_operations(string operations)
+    {
+        CpuBackend cpu = Cpu.Open(Simd.Best);
+        OpCase[] cases = [.. OpCases.All.Where(c => Regex.IsMatch(c.Name, $"^({operations})") && Small(c))];
+        Assert.That(cases, Is.Not.Empty);
+        List<string> failures = [];
+        foreach (OpCase c in cases)
+            foreach (OpCall call in c.Calls())
+                foreach (GradModes modes in call.Modes())
+                {
+                    using var isolated = new NUnit.Framework.Internal.TestExecutionContext.IsolatedContext();
+                    try { Agreement.Check(call, modes, call.Execute(_device, modes), call.Execute(cpu, modes), "sim"); }
+                    catch (AssertionException e) { failures.Add(e.Message); }
+                }
+        Assert.That(failures, Is.Empty);
+    }
+
+    [Test]
+    public void Every_case_of_the_table_belongs_to_a_test_above()
+    {
+        string[] groups = [.. typeof(IlgpuTests).GetMethod(nameof(The_simulator_agrees_with_the_cpu_on_these_operations))!
+            .GetCustomAttributes(typeof(TestCaseAttribute), false).Select(a => (string)((TestCaseAttribute)a).Arguments[0]!)];
+        Assert.That(OpCases.All.Select(c => c.Name).Where(n => groups.Count(g => Regex.IsMatch(n, $"^({g})")) != 1), Is.Empty);
+    }
+
+    [Test]
+    public void Every_kernel_emits_for_both_kinds_of_gpu_with_nothing_external_and_no_double()
+    {
+        EmittedKernel[] all = [.. BackendLoader.Provider!.Emit()];
+        Assert.That(all.Select(k => (k.Kernel, k.Language)), Is.Unique);
+        Assert.That(all.Count(k => k.Language == "PTX"), Is.EqualTo(all.Count(k => k.Language == "OpenCL C")).And.GreaterThan(40));
+        foreach (EmittedKernel k in all)
+        {
+            string text = Regex.Replace(k.Text, "//.*", "");
+            if (k.Language == "PTX")
+            {
+                Assert.That(text, Does.Contain(".target sm_80"), k.Kernel);
+                Assert.That(text, Does.Not.Match(@"\.f64|\.extern|\bcall\b|\.local"), k.Kernel);
+                int shared = Regex.Matches(text, @"\.shared \.align \d+ \.b8 \w+\[(\d+)\]").Sum(m => int.Parse(m.Groups[1].Value));
+                Assert.That(shared, Is.AtMost(48 << 10), $"{k.Kernel}: bytes of shared memory");
+            }
+            else Assert.That(text, Does.Not.Match(@"\bdouble\b|\bextern\b|\batom"), k.Kernel);
+        }
+    }
+
+    private static bool Small(OpCase c) => c.Slots.Sum(s => s.Shape.Count) <= Largest;
+}
