@@ -29,12 +29,12 @@ public class IlgpuTests
 
     [TestCase("fill|copy|add-scaled")]
     [TestCase("linear|gelu|scale-add|layer-scale")]
-    [TestCase("layer-norm|softmax|batch-norm")]
-    [TestCase("attention|relative")]
-    [TestCase("patchify|unpatchify|assemble|slice|mean")]
+    [TestCase("layer-norm|softmax|batch-norm|Tanh|Relu")]
+    [TestCase("attention|relative|mix")]
+    [TestCase("patchify|unpatchify|assemble|slice|mean|gather|scatter|pool")]
     [TestCase("pixel|cross-entropy")]
     [TestCase("squared|clip|AdamW|LARS|SGD")]
-    [TestCase("normalize|luma|FAST|marks|box|keypoint")]
+    [TestCase("normalize|normalised|luma|FAST|marks|box|keypoint")]
     public void The_simulator_agrees_with_the_cpu_on_these_operations(string operations)
     {
         CpuBackend cpu = Cpu.Open(Simd.Best);

@@ -58,6 +58,14 @@ internal readonly struct PatchLayout(int height, int width, int patch, int chann
     /// <summary>Number of the patch, over the whole batch, that holds pixel (b, y, x).</summary>
     public int PatchOf(int b, int y, int x) => b * PatchesAnImage + y / Patch * (Width / Patch) + x / Patch;
 
+    /// <summary>Place in the image tensor of number i of a patch, channels slowest.</summary>
+    public int Pixel(int patch, int i)
+    {
+        int inImage = patch % PatchesAnImage, across = Width / Patch, c = i / (Patch * Patch), inside = i % (Patch * Patch);
+        int y = inImage / across * Patch + inside / Patch, x = inImage % across * Patch + inside % Patch;
+        return ((patch / PatchesAnImage * 3 + c) * Height + y) * Width + x;
+    }
+
     /// <summary>Place in the patch tensor of pixel i of the image tensor.</summary>
     public int Place(int i)
     {
