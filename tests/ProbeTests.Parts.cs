@@ -184,12 +184,12 @@ public partial class ProbeTests
     [Test]
     public void A_transposed_matrix_does_not_fit_and_published_shapes_do()
     {
-        Assert.That(LoadReport.Fits([64, 32], new Shape(64, 32)));
-        Assert.That(LoadReport.Fits([32, 64], new Shape(64, 32)), Is.False);
-        Assert.That(LoadReport.Fits([1, 1, 32], new Shape(1, 32)));
-        Assert.That(LoadReport.Fits([32, 3, 4, 4], new Shape(32, 48)));
-        Assert.That(LoadReport.Fits([31], new Shape(32)), Is.False);
-        Assert.That(LoadReport.Fits([], new Shape(1)));
+        Assert.That(Misfit.Fits([64, 32], new Shape(64, 32)));
+        Assert.That(Misfit.Fits([32, 64], new Shape(64, 32)), Is.False);
+        Assert.That(Misfit.Fits([1, 1, 32], new Shape(1, 32)));
+        Assert.That(Misfit.Fits([32, 3, 4, 4], new Shape(32, 48)));
+        Assert.That(Misfit.Fits([31], new Shape(32)), Is.False);
+        Assert.That(Misfit.Fits([], new Shape(1)));
     }
 
     [Test]

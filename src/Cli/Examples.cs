@@ -37,6 +37,28 @@ internal static class Examples
             "  mim probe --run runs/photos --data photos/ --probe kamim-lp",
             "",
         ],
+        "import" =>
+        [
+            "Examples:",
+            "  mim import --weights mae_pretrain_vit_base.pth --out runs/mae-base",
+            "  mim import --weights checkpoint.pth --key student --pixels 192 --out runs/ibot-192",
+            "  mim probe --run runs/mae-base --data photos/",
+            "",
+        ],
+        "export" =>
+        [
+            "Examples:",
+            "  mim export --run runs/kamim-001 --out kamim-for-timm",
+            "  python3 docs/load_in_pytorch.py kamim-for-timm         the same encoder in PyTorch, timm or not",
+            "",
+        ],
+        "embed" =>
+        [
+            "Examples:",
+            "  mim embed --run runs/photos --data photos/ --out features",
+            "  mim embed --run runs/mae-base --data photos/ --pooling cls --out features-cls",
+            "",
+        ],
         "show-masks" =>
         [
             "Examples:",

@@ -63,6 +63,9 @@ public static class Program
         {
             PretrainCommand.Build(terminal),
             ProbeCommand.Build(terminal),
+            ImportCommand.Build(terminal),
+            ExportCommand.Build(terminal),
+            EmbedCommand.Build(terminal),
             PlanCommand.Build(terminal),
             ShowMasksCommand.Build(terminal),
             PackCommand.Build(terminal),

@@ -53,8 +53,6 @@ public interface IProbeObserver
 /// </summary>
 public sealed class ProbeRun
 {
-    private const string WeightPrefix = "params/";
-
     private readonly ProbeOptions _options;
     private readonly IProbeObserver _observer;
     private readonly CancellationToken _stop;
@@ -75,23 +73,17 @@ public sealed class ProbeRun
     /// <exception cref="OperationCanceledException">The user stopped it; nothing was written.</exception>
     public static ProbeReport Execute(ProbeOptions options, IProbeObserver observer, CancellationToken stop = default)
     {
-        (string folder, Checkpoint checkpoint, IReadOnlyList<string> skipped) = Locate(options.Run);
-        using (checkpoint)
-        {
-            string file = Path.Combine(folder, "config.json");
-            PretrainConfig run = ConfigJson.Read<PretrainConfig>(ReadText(file), file);
-            run.Validate();
-            options.Config.Validate(run.Encoder);
-            if (!options.Knn && !options.Linear) throw new ConfigException("Probe: neither k-NN nor a linear probe was asked for.");
-            var probe = new ProbeRun(options, run, observer, stop);
-            foreach (string sentence in skipped) probe.Note(sentence);
-            ProbeReport report = probe.Measure(checkpoint);
-            Save(folder, report);
-            return report;
-        }
+        using TrainedRun trained = TrainedRun.Open(options.Run);
+        options.Config.Validate(trained.Config.Encoder);
+        if (!options.Knn && !options.Linear) throw new ConfigException("Probe: neither k-NN nor a linear probe was asked for.");
+        var probe = new ProbeRun(options, trained.Config, observer, stop);
+        foreach (string sentence in trained.Notes) probe.Note(sentence);
+        ProbeReport report = probe.Measure(trained);
+        Save(trained.Folder, report);
+        return report;
     }
 
-    private ProbeReport Measure(Checkpoint checkpoint)
+    private ProbeReport Measure(TrainedRun trained)
     {
         using IDataset train = Datasets.Open(_options.Data ?? _run.Data, Split.Train).WithLabels("a probe");
         using IDataset test = Datasets.Open(_options.Data ?? _run.Data, Split.Test).WithLabels("a probe");
@@ -106,14 +98,14 @@ public sealed class ProbeRun
         FeaturePlace place = _probe.PlaceIn(_run.Encoder);
         using Backend backend = Backend.Open(_options.Device, _options.Threads);
         using var encoder = new FrozenEncoder(backend, _run.Encoder, place);
-        LoadReport loaded = encoder.Load(checkpoint.Tensors, WeightPrefix, HeadNames());
+        LoadReport loaded = trained.LoadInto(encoder);
         double majority = Score(ProbeRow.Pretrained, backend, encoder, train, test);
         encoder.Initialise(_run.Run.Seed);
         Score(ProbeRow.RandomInit, backend, encoder, train, test);
         return new ProbeReport
         {
-            Checkpoint = checkpoint.File,
-            Step = checkpoint.Header.Step,
+            Checkpoint = trained.Checkpoint.File,
+            Step = trained.Checkpoint.Header.Step,
             Recipe = _run.Recipe,
             RunSeed = _run.Run.Seed,
             TrainData = train.Name,
@@ -169,47 +161,6 @@ public sealed class ProbeRun
         if (_notes.Contains(sentence)) return;   // both encoders read the same pictures
         _notes.Add(sentence);
         _observer.Note(sentence);
-    }
-
-    /// <summary>Names of the run's parameters that are not the encoder's.</summary>
-    private HashSet<string> HeadNames()
-    {
-        using var model = new MimModel(_run);
-        HashSet<string> names = [.. model.Params.Params.Select(p => p.Name)];
-        using var encoder = new Autograd.ParamSet();
-        _ = new Nn.VisionTransformer(encoder, _run.Encoder);
-        names.ExceptWith(encoder.Params.Select(p => p.Name));
-        return names;
-    }
-
-    private static (string Folder, Checkpoint Checkpoint, IReadOnlyList<string> Skipped) Locate(string run)
-    {
-        if (File.Exists(run))
-        {
-            string parent = Path.GetDirectoryName(Path.GetFullPath(run))!;
-            string folder = File.Exists(Path.Combine(parent, "config.json")) ? parent : Path.GetDirectoryName(parent) ?? parent;
-            if (!File.Exists(Path.Combine(folder, "config.json")))
-                throw new RunException($"{run}: no config.json in its folder or the one above, so it belongs to no run of this program.");
-            return (folder, Checkpoint.Open(run), []);
-        }
-        if (!Directory.Exists(run)) throw new RunException($"{run}: there is no such run folder or checkpoint.");
-        if (!File.Exists(Path.Combine(run, "config.json"))) throw new RunException($"{run}: has no config.json, so it is no run of this program.");
-        (Checkpoint? newest, IReadOnlyList<(string File, string Reason)> skipped) = Checkpoint.Latest(Path.Combine(run, "checkpoints"));
-        return newest is null
-            ? throw new RunException($"{run}: has no checkpoint yet; one is written while and after pretraining.")
-            : (run, newest, [.. skipped.Select(s => $"A newer checkpoint was passed over: {s.Reason}")]);
-    }
-
-    private static string ReadText(string file)
-    {
-        try
-        {
-            return File.ReadAllText(file, Encoding.UTF8);
-        }
-        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
-        {
-            throw new RunException($"{file}: cannot be read ({e.Message.TrimEnd('.')}).", e);
-        }
     }
 
     private static void Save(string folder, ProbeReport report)

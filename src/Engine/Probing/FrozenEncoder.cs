@@ -53,8 +53,7 @@ public sealed class FrozenEncoder : IDisposable
     /// <exception cref="WeightFileException">A parameter is missing, a tensor unexpected or of another shape.</exception>
     public LoadReport Load(SafeTensors file, string prefix, IReadOnlySet<string>? headNames = null)
         => Load(file.Entries.Where(e => e.Name.StartsWith(prefix, StringComparison.Ordinal)).Select(e => e.Name[prefix.Length..]),
-            (name, p) => LoadReport.Fits(file[prefix + name].Shape, p.DeclaredShape) ? null
-                : $"'{name}' is ({string.Join(", ", file[prefix + name].Shape)}), its parameter is {p.DeclaredShape}",
+            (name, p) => Misfit.Of(name, file[prefix + name].Shape, p.DeclaredShape, _encoder.Config),
             name => file.Floats(prefix + name), file.File, headNames);
 
     /// <summary>Features of pictures.</summary>

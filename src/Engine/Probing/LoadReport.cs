@@ -1,5 +1,4 @@
 using MimEngine.Engine.Runs;
-using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Probing;
 
@@ -32,23 +31,6 @@ public sealed record LoadReport
     internal void Require(string source)
     {
         if (!Complete) throw new WeightFileException($"{source}: the weights do not fit this encoder: {ToString().TrimEnd('.')}; nothing was loaded.");
-    }
-
-    /// <summary>
-    /// Published files write a vector with leading ones and a patch embedding as (C, 3, P, P): the first extent above 1 and the number of
-    /// elements must agree, so that a transposed matrix is noticed.
-    /// </summary>
-    internal static bool Fits(ReadOnlySpan<long> theirs, Shape ours)
-    {
-        long count = 1, first = 1;
-        foreach (long extent in theirs)
-        {
-            count *= extent;
-            if (first == 1) first = extent;
-        }
-        int ourFirst = ours.D0;
-        for (int axis = 1; axis < ours.Rank && ourFirst == 1; axis++) ourFirst = ours[axis];
-        return count == ours.Count && first == ourFirst;
     }
 
     private static string Listed(IReadOnlyList<string> names, string what)

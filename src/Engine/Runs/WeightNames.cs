@@ -2,11 +2,27 @@ using System.Text.RegularExpressions;
 
 namespace MimEngine.Engine.Runs;
 
+/// <summary>Whose names the encoder's parameters have in a file.</summary>
+public enum NameLayout : byte
+{
+    /// <summary>timm's ViT, which MAE, iBOT, DINO and this program share.</summary>
+    Timm,
+
+    /// <summary>Hugging Face's ViT: KAMIM.</summary>
+    HuggingFace,
+
+    /// <summary>BEiT's, with relative position biases and no key bias: SimMIM.</summary>
+    Beit,
+}
+
 /// <summary>
 /// Parameter names of published checkpoints ↔ ours (timm's and MAE's). Strict both ways: a name nobody knows is an error, never skipped.
 /// Values keep their order in memory: a convolution (D, 3, P, P) is our matrix (D, 3·P·P), a 1×1 one (O, D, 1, 1) is (O, D).
 /// </summary>
-/// <remarks>KAMIM: HuggingFace's ViT, SPEC.md section A.7.1. SimMIM: the authors' VisionTransformer, section B.3.</remarks>
+/// <remarks>
+/// KAMIM: HuggingFace's ViT, SPEC.md section A.7.1. SimMIM: the authors' VisionTransformer, section B.3; timm's BEiT has the same names without
+/// the prefix. MAE, iBOT, DINO and DINOv2 have timm's.
+/// </remarks>
 public static partial class WeightNames
 {
     private static readonly (string Theirs, string Ours)[] s_kamim =
@@ -50,6 +66,24 @@ public static partial class WeightNames
         ("decoder.0.*", "decoder.*"),
     ];
 
+    private static readonly (string Theirs, string Ours)[] s_timm =
+    [
+        ("cls_token", "cls_token"),
+        ("mask_token", "mask_token"),
+        ("masked_embed", "mask_token"),
+        ("pos_embed", "pos_embed"),
+        ("patch_embed.proj.*", "patch_embed.proj.*"),
+        ("blocks.N.norm1.*", "blocks.N.norm1.*"),
+        ("blocks.N.norm2.*", "blocks.N.norm2.*"),
+        ("blocks.N.attn.qkv.*", "blocks.N.attn.qkv.*"),
+        ("blocks.N.attn.proj.*", "blocks.N.attn.proj.*"),
+        ("blocks.N.ls1.gamma", "blocks.N.ls1.gamma"),
+        ("blocks.N.ls2.gamma", "blocks.N.ls2.gamma"),
+        ("blocks.N.mlp.fc1.*", "blocks.N.mlp.fc1.*"),
+        ("blocks.N.mlp.fc2.*", "blocks.N.mlp.fc2.*"),
+        ("norm.*", "norm.*"),
+    ];
+
     /// <summary>KAMIM's names to ours; query, key and value become one (3·C, C) matrix and one (3·C) vector.</summary>
     /// <exception cref="WeightFileException">An unknown name, or a query, key and value of which one is missing.</exception>
     public static Dictionary<string, float[]> FromKamim(IReadOnlyDictionary<string, float[]> theirs)
@@ -59,6 +93,20 @@ public static partial class WeightNames
     /// <exception cref="WeightFileException">An unknown name, or one of the two biases without the other.</exception>
     public static Dictionary<string, float[]> FromSimMim(IReadOnlyDictionary<string, float[]> theirs)
         => Fuse(Rename(theirs, s_simMim, fromTheirs: true, "SimMIM"), zeroKeyBias: true);
+
+    /// <summary>Our name of one parameter in another's layout, or null where nobody knows it. Parts of a qkv keep names of their own.</summary>
+    /// <param name="layout">Whose names they are; prefixes before the encoder's names are gone already.</param>
+    public static string? Ours(NameLayout layout, string theirs) => layout switch
+    {
+        NameLayout.HuggingFace => To("vit." + theirs, s_kamim, fromTheirs: true),
+        NameLayout.Beit => To("encoder." + theirs, s_simMim, fromTheirs: true),
+        _ => To(theirs, s_timm, fromTheirs: true),
+    };
+
+    /// <summary>Parts of a qkv to one matrix and one vector; the key bias that BEiT's layout lacks is zeros.</summary>
+    /// <exception cref="WeightFileException">A part without the others.</exception>
+    public static Dictionary<string, float[]> Fused(NameLayout layout, Dictionary<string, float[]> values)
+        => Fuse(values, zeroKeyBias: layout == NameLayout.Beit);
 
     /// <summary>Our names to KAMIM's; the inverse of <see cref="FromKamim"/>.</summary>
     public static Dictionary<string, float[]> ToKamim(IReadOnlyDictionary<string, float[]> ours)
@@ -80,18 +128,23 @@ public static partial class WeightNames
         Dictionary<string, float[]> renamed = [];
         foreach ((string name, float[] value) in values)
         {
-            // "blocks.7.mlp.fc1.weight" → "blocks.N.mlp.fc1.*", number 7, ending "weight".
-            Match number = BlockNumber().Match(name);
-            string pattern = number.Success ? $"{name[..number.Index]}.N.{name[(number.Index + number.Length)..]}" : name;
-            string? to = Find(pattern);
-            if (to is null && Ending(name) is { } ending && Find(pattern[..^ending.Length] + "*") is { } starred)
-                to = starred[..^1] + ending;
-            if (to is null)
-                throw new WeightFileException($"'{name}' is no parameter of {(fromTheirs ? who : "ours that " + who + " has")}; "
+            string to = To(name, rules, fromTheirs)
+                ?? throw new WeightFileException($"'{name}' is no parameter of {(fromTheirs ? who : "ours that " + who + " has")}; "
                     + "nothing was loaded.");
-            renamed.Add(number.Success ? to.Replace(".N.", number.Value) : to, value);
+            renamed.Add(to, value);
         }
         return renamed;
+    }
+
+    private static string? To(string name, (string Theirs, string Ours)[] rules, bool fromTheirs)
+    {
+        // "blocks.7.mlp.fc1.weight" → "blocks.N.mlp.fc1.*", number 7, ending "weight".
+        Match number = BlockNumber().Match(name);
+        string pattern = number.Success ? $"{name[..number.Index]}.N.{name[(number.Index + number.Length)..]}" : name;
+        string? to = Find(pattern);
+        if (to is null && Ending(name) is { } ending && Find(pattern[..^ending.Length] + "*") is { } starred)
+            to = starred[..^1] + ending;
+        return number.Success ? to?.Replace(".N.", number.Value) : to;
 
         string? Find(string pattern)
         {
