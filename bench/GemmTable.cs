@@ -32,7 +32,7 @@ internal static class GemmTable
             using CpuBackend emitted = new(t), jit = new(t, emit: false);
             using CpuBackend half = new(t, precision: Precision.BF16);
             CpuBackend[] backends = tiles switch { "jit" => [jit], "both" => [emitted, jit], "bf16" => [emitted, half], _ => [emitted] };
-            using var roof = new Roof(t, 1 << 20);
+            using var roof = new CpuRoof(t, 1 << 20, () => Clock.Seconds);
             var shares = new List<(string Kind, double Best, double Ratio)>();
             foreach (int m in tokens)
                 foreach (int c in widths)
@@ -47,7 +47,7 @@ internal static class GemmTable
         return 0;
     }
 
-    private static void Measure(CpuBackend[] backends, Roof roof, int threads, int m, int n, int k, int rounds, string kinds,
+    private static void Measure(CpuBackend[] backends, CpuRoof roof, int threads, int m, int n, int k, int rounds, string kinds,
         List<(string, double, double)> shares)
     {
         using var memory = new Operands(backends[0]);

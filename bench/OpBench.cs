@@ -27,7 +27,7 @@ public class OpBench
 
     private CpuBackend? _cpu;
     private Operands? _operands;
-    private Roof? _roof;
+    private CpuRoof? _roof;
     private Action _op = () => { };
 
     public static IEnumerable<object> Cases => OpTable.All.Where(c => c.ToString().Contains(Only, StringComparison.OrdinalIgnoreCase));
@@ -40,7 +40,7 @@ public class OpBench
     {
         _cpu = new CpuBackend(Threads);
         _operands = new Operands(_cpu);
-        _roof = new Roof(_cpu.Threads);
+        _roof = new CpuRoof(_cpu.Threads);
         _op = ((OpBenchCase)Op).Setup(_cpu, _operands);
         MeasureRoof();
     }

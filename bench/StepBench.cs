@@ -54,7 +54,7 @@ internal static class StepBench
         };
         MemoryPlan plan = MemoryPlan.Of(config, "cpu", threads);
         using var cpu = new CpuBackend(threads, precision: precision);
-        using var roof = new Roof(cpu.Threads, 1 << 20);
+        using var roof = new CpuRoof(cpu.Threads, 1 << 20);
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
         byte[] pixels = new byte[c.Batch * 3 * c.Pixels * c.Pixels];
         for (int i = 0; i < pixels.Length; i++) pixels[i] = (byte)((uint)(i / 8) * 2654435761u >> 24);

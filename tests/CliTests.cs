@@ -1,3 +1,4 @@
+using System.Text.Json;
 using MimEngine.Cli;
 using MimEngine.Engine.Data;
 using MimEngine.Engine.Imaging;
@@ -130,8 +131,35 @@ public class CliTests
     [TestCase(2, "no such file", "--recipe", "absent.json")]
     [TestCase(1, "absent-data: there is no such file or folder", "--data", "absent-data")]
     [TestCase(1, "fewer than one batch", "--batch", "100000")]
+    [TestCase(2, "there is f32 and bf16", "--precision", "f16")]
     public void A_setting_that_makes_no_sense_is_refused_before_anything_runs(int code, string says, params string[] args)
         => Fails(code, says, ["plan", .. args]);
+
+    [Test]
+    public void A_profile_tells_where_the_time_goes_in_a_table_and_in_json()
+    {
+        string file = Path.Combine(TestContext.CurrentContext.WorkDirectory, "profile.json");
+        try
+        {
+            string[] small = ["profile", "--vit", "micro", "--batch", "16", "--updates", "2", "--threads", "2", "--precision", "bf16", "--out", file];
+            (int code, string text, string error) = Mim(small);
+            Assert.That(code, Is.Zero, error);
+            using JsonDocument json = JsonDocument.Parse(File.ReadAllText(file));
+            JsonElement[] rows = [.. json.RootElement.GetProperty("rows").EnumerateArray()];
+            double ms = json.RootElement.GetProperty("millisecondsAnUpdate").GetDouble();
+            double sum = rows.Sum(r => r.GetProperty("milliseconds").GetDouble()) + json.RootElement.GetProperty("hostMilliseconds").GetDouble()
+                + json.RootElement.GetProperty("dataWaitMilliseconds").GetDouble();
+            Assert.Multiple(() =>
+            {
+                Assert.That(text, Does.Contain("AttentionForward").And.Contain("(data wait)"));
+                Assert.That(json.RootElement.GetProperty("precision").GetString(), Is.EqualTo("bf16"));
+                Assert.That(sum, Is.EqualTo(ms).Within(0.02 * ms), "operations, host and waiting make the whole update");
+                Assert.That(json.RootElement.GetProperty("roofs").GetProperty("gigaFlops").GetDouble(), Is.GreaterThan(0));
+            });
+        }
+        finally { File.Delete(file); }
+        Fails(1, "the profile was not written", "profile", "--vit", "micro", "--batch", "16", "--updates", "1", "--out", "no-such-folder/p.json");
+    }
 
     [Test]
     public void A_recipe_file_is_read_strictly()

@@ -44,6 +44,37 @@ public class StepTests
     }
 
     [Test]
+    public void A_stopwatch_around_operations_changes_no_bit_and_sees_every_call([Values("kamim", "mae")] string recipe)
+    {
+        PretrainConfig config = Config(recipe);
+        byte[] pixels = Pictures(1);
+        var results = new List<float[]>();
+        foreach (bool watched in new[] { false, true })
+        {
+            using var cpu = new CpuBackend(2);
+            var timed = new TimedBackend(cpu);
+            using var pretrainer = new Pretrainer(watched ? timed : cpu, config, MemoryPlan.Of(config).ArenaBytes);
+            for (int step = 0; step < 2; step++)
+            {
+                timed.Clear();
+                pretrainer.Pass(pixels, step, firstPass: true);
+                pretrainer.Update(1e-3);
+            }
+            results.Add(pretrainer.Model.Params.Master.Host<float>().ToArray());
+            if (!watched) continue;
+            double flops = timed.Times.Where(t => t.Cost.Name.StartsWith("Linear") || t.Cost.Name.StartsWith("Attention")).Sum(t => t.Cost.Flops * t.Calls);
+            Assert.Multiple(() =>
+            {
+                Assert.That(timed.Times.Single(t => t.Cost.Name == nameof(Backend.AdamWStep)).Calls, Is.EqualTo(1));
+                Assert.That(timed.Times.Sum(t => t.Seconds), Is.GreaterThan(0));
+                // The products are counted twice, once by the plan and once by what was called: they differ by biases and softmaxes.
+                if (recipe == "kamim") Assert.That(flops / (StepCost.Of(config).Total * Batch), Is.InRange(1.0, 1.06));
+            });
+        }
+        Assert.That(results[1], Is.EqualTo(results[0]));
+    }
+
+    [Test]
     public void A_warm_step_allocates_no_managed_byte_and_rents_nothing_new(
         [Values("kamim", "simmim", "mae")] string recipe, [Values(1, 2)] int threads, [Values] Recompute recompute)
     {

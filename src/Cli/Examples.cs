@@ -74,6 +74,14 @@ internal static class Examples
             "  mim plan --recipe simmim --vit base --data photos/ --set run.recompute=block",
             "",
         ],
+        "profile" =>
+        [
+            "Examples:",
+            "  mim profile                                           the default run, operation by operation",
+            "  mim profile --vit small --pixels 192 --batch 16 --precision bf16 --out profile.json",
+            "  mim profile --threads 1                               does the second thread help?",
+            "",
+        ],
         _ =>
         [
             "Start here:",

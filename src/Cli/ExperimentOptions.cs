@@ -61,7 +61,9 @@ internal sealed class ExperimentOptions
                 Seed = (ulong?)parsed.GetValue(_seed) ?? config.Run.Seed,
             },
         };
-        if (parsed.GetValue(_precision) is { } precision) config = ConfigJson.Set(config, "run.precision", precision);
+        if (parsed.GetValue(_precision) is { } precision && precision is not ("f32" or "bf16"))
+            throw new ConfigException($"--precision {precision}: there is f32 and bf16.");
+        if (parsed.GetValue(_precision) is { } known) config = ConfigJson.Set(config, "run.precision", known);
         config = Options.Apply(config, parsed.GetValue(_set));
         config.Validate();
         return config;

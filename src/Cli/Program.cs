@@ -67,6 +67,7 @@ public static class Program
             ExportCommand.Build(terminal),
             EmbedCommand.Build(terminal),
             PlanCommand.Build(terminal),
+            ProfileCommand.Build(terminal),
             ShowMasksCommand.Build(terminal),
             PackCommand.Build(terminal),
             DevicesCommand.Build(terminal),

@@ -137,6 +137,7 @@ public sealed unsafe partial class CpuBackend
         public void Run(int first, int last, int chunk) => GeluRow<TV>(y + first, x + first, last - first);
     }
 
+    [MethodImpl(MethodImplOptions.NoInlining)]   // inlined into a product's tiles its operations become calls
     private static void GeluRow<TV>(float* y, float* x, int n) where TV : struct, ILanes<TV>
     {
         int i = 0;

@@ -31,7 +31,7 @@ internal unsafe struct WeightGradient
     /// <summary>Tokens of a block, blocks of a range, and counts.</summary>
     public int Block, RangeBlocks, Blocks, Ranges, RowParts, ColParts, Threads;
 
-    /// <summary>Machine code that packs while it multiplies, or null.</summary>
+    /// <summary>Machine code to prefer to the JIT's, or null.</summary>
     public TileRoutines? Emitted;
 
     public readonly bool BInPlace => N <= NarrowCols;
@@ -110,8 +110,6 @@ public sealed unsafe partial class CpuBackend
                 colPart + 1) - col;
             if (rows <= 0 || cols <= 0) return;
             int width = MicroKernels.Vectors * TV.Count;
-            // Whole tiles only: the emitted ones pack on the way, so that packing costs no time of its own.
-            TileRoutines? emitted = rows % TileCode.Rows == 0 && cols % 16 == 0 ? g.Emitted : null;
             nint aPanel = g.Block * TA.Count + PanelGap, bPanel = g.BInPlace ? width : g.Block * width + PanelGap;
             float* packedB = area + Ceiling(rows, 3 * TA.Count) * 3 * aPanel;
             float* c = (g.Partial == null ? g.C : g.Partial + (nint)range * g.M * g.N) + (nint)row * g.N + col;
@@ -121,8 +119,8 @@ public sealed unsafe partial class CpuBackend
                 int k = block * g.Block, length = Math.Min(g.Block, g.K - k);
                 float* sums = g.Sums == null || colPart > 0 ? null : g.Sums + (nint)block * g.M + row;
                 float* a = g.A + (nint)k * g.M + row, b = g.B + (nint)k * g.N + col;
-                if (emitted == null) GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, a, g.M, length, rows, sums);
-                if (emitted == null && !g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, b, g.N, length, cols, null);
+                GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, a, g.M, length, rows, sums);
+                if (!g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, b, g.N, length, cols, null);
                 // The next block of this unit, or the first of the unit that this thread will probably take next.
                 int coming = block + 1 < lastBlock ? unit : unit + g.Threads, parts = g.RowParts * g.ColParts;
                 int token = Math.Min(coming == unit ? k + length : coming / parts * g.RangeBlocks * g.Block, g.K);
@@ -130,8 +128,7 @@ public sealed unsafe partial class CpuBackend
                 float* nextB = g.B + (nint)token * g.N + WeightGradient.PartStart(g.N, g.ColParts, coming % g.ColParts);
                 bool adds = block > firstBlock || (g.Partial == null && g.Accumulate);
                 var next = new Coming { A = nextA, B = nextB, Rows = Math.Min(g.Block, g.K - token) };
-                if (emitted != null) PackingTiles(emitted, c, rows, cols, a, area, aPanel, b, packedB, bPanel, length, adds, sums, next);
-                else Tiles(c, rows, cols, area, aPanel, g.BInPlace ? b : packedB, bPanel, length, adds, next);
+                Tiles(c, rows, cols, area, aPanel, g.BInPlace ? b : packedB, bPanel, length, adds, next);
             }
         }
 
@@ -148,40 +145,6 @@ public sealed unsafe partial class CpuBackend
         {
             int inA = next.Rows * rows, inB = at - inA;
             return (byte*)(at < inA ? next.A + (nint)(at / rows) * g.M + at % rows : next.B + (nint)(inB / cols) * g.N + inB % cols);
-        }
-
-        /// <summary>One block's tiles by machine code: the first panel's pack a (and sum its columns), the first row's pack b.</summary>
-        [SkipLocalsInit]
-        private void PackingTiles(TileRoutines emitted, float* c, int rows, int cols, float* a, float* packedA, nint aPanel, float* b,
-            float* packedB, nint bPanel, int length, bool accumulate, float* sums, in Coming next)
-        {
-            const int width = MicroKernels.Vectors * 16;
-            float* zeros = stackalloc float[width];
-            new Span<float>(zeros, width).Clear();
-            Tile t = default;
-            (t.K, t.ARow, t.CRow, t.Accumulate) = (length, 1, g.N, accumulate);
-            t.Start = zeros;
-            int share = Ceiling(next.Rows * (rows + cols), rows / TileCode.Rows * Ceiling(cols, width)), at = 0;
-            t.AheadStep = Math.Min(32, Ceiling(share * sizeof(float), length));
-            for (int j = 0; j < cols; j += width)
-            {
-                int vectors = Ceiling(Math.Min(width, cols - j), 16);
-                bool packsA = j == 0;
-                for (int i = 0; i < rows; i += TileCode.Rows, at += share)
-                {
-                    bool packsB = i == 0 && !g.BInPlace;
-                    t.PackedA = packedA + i / TileCode.Rows * aPanel;
-                    t.PackedB = packedB + j / width * bPanel;
-                    t.A = packsA ? a + i : t.PackedA;
-                    t.AStep = packsA ? g.M : TileCode.Rows;
-                    t.B = packsB || g.BInPlace ? b + j : t.PackedB;
-                    t.BRow = packsB || g.BInPlace ? g.N : width;
-                    t.Sums = sums == null ? null : sums + i;
-                    t.C = c + (nint)i * g.N + j;
-                    t.Ahead = Ahead(next, at, rows, cols);
-                    emitted.Across(&t, vectors, packsA, packsB);
-                }
-            }
         }
 
         /// <summary>One block's tiles; each asks for its share of the next block's rows.</summary>
@@ -208,7 +171,8 @@ public sealed unsafe partial class CpuBackend
                     t.A = a + i / TA.Count * aPanel + i % TA.Count;
                     t.C = c + (nint)i * g.N + j;
                     t.Ahead = Ahead(next, at, rows, cols);
-                    MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, g.BInPlace);
+                    if (g.Emitted is { } emitted && rows - i >= TileCode.Rows && t.Tail == 0) emitted.Across(&t, vectors);
+                    else MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, g.BInPlace);
                 }
             }
         }

@@ -49,10 +49,6 @@ internal unsafe struct Tile
     /// <summary>Memory that will be wanted soon: every step of k asks L2 for the line at Ahead and moves on AheadStep bytes.</summary>
     public byte* Ahead;
     public nint AheadStep;
-
-    /// <summary>For the emitted tiles that pack: where a's eights and b's vectors are copied to, and where the sums of a's columns go or
-    /// null.</summary>
-    public float* PackedA, PackedB, Sums;
 }
 
 /// <summary>

@@ -107,7 +107,7 @@ internal sealed unsafe class Bf16Routines
             Start = start == null || startRow != 0 ? zeros : start, Accumulate = start != null && startRow != 0, Ahead = (byte*)b,
         };
         int vectors = (cols + 15) / 16;
-        if (across) _dot!.Across(&tile, vectors, false, false);
+        if (across) _dot!.Across(&tile, vectors);
         else _dot!.Along(&tile, vectors);
     }
 }

@@ -5,7 +5,7 @@ namespace MimEngine.Kernels.Cpu.Emitted;
 
 /// <summary>
 /// The float32 register tile (8 rows × 1 to 3 vectors of 16) as machine code: the chains of <see cref="MicroKernels"/>, so the same
-/// bits, but unrolled twice with every sum in its register, which the JIT does not do. It also packs while it multiplies.
+/// bits, but unrolled twice with every sum in its register, which the JIT does not do.
 /// </summary>
 /// <remarks>
 /// A step of 3 vectors is 24 multiply-adds, 12 cycles of both ports, and 11 loads. Loads are the scarce thing beside them: so there is one
@@ -26,7 +26,7 @@ internal static unsafe class TileCode
     /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
     private readonly struct Fields
     {
-        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, PackedA, PackedB, Sums;
+        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep;
 
         public Fields()
         {
@@ -35,7 +35,6 @@ internal static unsafe class TileCode
             (K, A, ARow, AStep) = (At(&t.K), At(&t.A), At(&t.ARow), At(&t.AStep));
             (B, BRow, Start, C, CRow) = (At(&t.B), At(&t.BRow), At(&t.Start), At(&t.C), At(&t.CRow));
             (Accumulate, Ahead, AheadStep) = (At(&t.Accumulate), At(&t.Ahead), At(&t.AheadStep));
-            (PackedA, PackedB, Sums) = (At(&t.PackedA), At(&t.PackedB), At(&t.Sums));
             int At(void* field) => (int)((byte*)field - o);
         }
     }
@@ -82,17 +81,12 @@ internal static unsafe class TileCode
         }
     }
 
-    /// <summary>
-    /// A tile whose a is read across: eight neighbours of a step (ARow 1, AStep apart), b's rows BRow apart. With packsA the eight are
-    /// copied to PackedA, step after step, and their sums over k go to Sums if that is not null; with packsB b's vectors are copied to
-    /// PackedB in rows of 48. The copies cost stores only, which a product leaves idle.
-    /// </summary>
-    public static Assembler AcrossRows(int vectors, bool packsA, bool packsB, bool pairs)
+    /// <summary>A tile whose a is read across: eight neighbours of a step (ARow 1, AStep apart); b's rows are BRow apart.</summary>
+    public static Assembler AcrossRows(int vectors, bool pairs)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
         Fields f = new();
         (AssemblerRegister64 a, AssemblerRegister64 aStep, AssemblerRegister64 b, AssemblerRegister64 bRow) = (rax, rcx, r8, rdx);
-        if (packsB) c.push(rbx);
         Begin(c, f, vectors);
         c.mov(a, __[rdi + f.A]);
         c.mov(aStep, __[rdi + f.AStep]);
@@ -100,25 +94,8 @@ internal static unsafe class TileCode
         c.mov(b, __[rdi + f.B]);
         c.mov(bRow, __[rdi + f.BRow]);
         c.shl(bRow, 2);
-        if (packsA)
-        {
-            c.mov(rsi, __[rdi + f.PackedA]);
-            c.vpxord(zmm28, zmm28, zmm28);
-        }
-        if (packsB) c.mov(rbx, __[rdi + f.PackedB]);
         Loop(c, f, Step, _ => { });
-        if (packsA)
-        {
-            Label none = c.CreateLabel();
-            c.mov(rax, __[rdi + f.Sums]);
-            c.test(rax, rax);
-            c.je(none);
-            c.vmovups(__ymmword_ptr[rax], ymm28);
-            c.Label(ref none);
-            c.nop();
-        }
         End(c, f, vectors);
-        if (packsB) c.pop(rbx);
         c.ret();
         return c;
 
@@ -126,18 +103,6 @@ internal static unsafe class TileCode
         {
             for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
             c.add(b, bRow);
-            if (packsB)
-            {
-                for (int j = 0; j < vectors; j++) c.vmovups(__zmmword_ptr[rbx + j * Line], s_zmm[29 + j]);
-                c.add(rbx, MicroKernels.Vectors * Line);
-            }
-            if (packsA)
-            {
-                c.vmovups(ymm27, __ymmword_ptr[a]);
-                c.vmovups(__ymmword_ptr[rsi], ymm27);
-                c.vaddps(ymm28, ymm28, ymm27);
-                c.add(rsi, Rows * sizeof(float));
-            }
             for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)], pairs);
             c.add(a, aStep);
         }
@@ -189,7 +154,7 @@ internal static unsafe class TileCode
 
     private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a, bool pairs)
     {
-        AssemblerRegisterZMM x = s_zmm[24 + r % 3];
+        AssemblerRegisterZMM x = s_zmm[24 + r % 5];
         c.vbroadcastss(x, a);
         for (int j = 0; j < vectors; j++)
         {

@@ -8,7 +8,7 @@ namespace MimEngine.Kernels.Cpu.Emitted;
 internal sealed unsafe class TileRoutines
 {
     private readonly nint[] _along = new nint[MicroKernels.Vectors + 1];
-    private readonly nint[] _across = new nint[4 * (MicroKernels.Vectors + 1)];
+    private readonly nint[] _across = new nint[MicroKernels.Vectors + 1];
 
     public TileRoutines(bool pairs)
     {
@@ -16,7 +16,7 @@ internal sealed unsafe class TileRoutines
         for (int v = 1; v <= MicroKernels.Vectors; v++)
         {
             _along[v] = code.Add(TileCode.AlongRows(v, pairs));
-            for (int packs = 0; packs < 4; packs++) _across[packs * 4 + v] = code.Add(TileCode.AcrossRows(v, (packs & 1) != 0, (packs & 2) != 0, pairs));
+            _across[v] = code.Add(TileCode.AcrossRows(v, pairs));
         }
         code.Seal();
     }
@@ -41,7 +41,6 @@ internal sealed unsafe class TileRoutines
     /// <summary>Rows of a read along k, b packed: 8 rows, the vectors whole.</summary>
     public void Along(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_along[vectors])(t);
 
-    /// <summary>Eight neighbours of a read for each k; copies to PackedA (and Sums) and PackedB on the way if asked.</summary>
-    public void Across(Tile* t, int vectors, bool packsA, bool packsB)
-        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_across[((packsA ? 1 : 0) + (packsB ? 2 : 0)) * 4 + vectors])(t);
+    /// <summary>Eight neighbours of a read for each k; the vectors whole.</summary>
+    public void Across(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_across[vectors])(t);
 }

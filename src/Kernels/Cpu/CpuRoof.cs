@@ -1,32 +1,38 @@
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
-using MimEngine.Kernels.Cpu;
+using MimEngine.Kernels.Cpu.Emitted;
 
-namespace MimEngine.Bench;
+namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
 /// What this machine can do at best, measured beside what is compared with it: multiply-adds in registers, and copies of memory far
 /// larger than any cache. Both on the engine's own threads.
 /// </summary>
-internal sealed unsafe class Roof : IDisposable
+public sealed unsafe class CpuRoof : IDisposable
 {
     private const int Chains = 16;          // latency 4 × 2 ports = 8 chains suffice; 16 leave slack and fit the registers
     private const int Turns = 4_000;        // of a chunk: about 15 µs
     private readonly Rows _rows;
+    private readonly Func<double> _seconds;
     private readonly HostStorage _from, _to;
     private readonly float[] _sink;
 
-    public Roof(int threads, long copyBytes = 256L << 20)
+    /// <param name="threads">Threads to measure with, the caller's included.</param>
+    /// <param name="copyBytes">Bytes copied; far more than the last cache holds, or next to none if only flops are wanted.</param>
+    /// <param name="seconds">The clock; none = wall time.</param>
+    public CpuRoof(int threads, long copyBytes = 256L << 20, Func<double>? seconds = null)
     {
+        _seconds = seconds ?? (() => Stopwatch.GetElapsedTime(0).TotalSeconds);
         _rows = new Rows(threads);
         _sink = new float[64 * 1024];
-        _from = new HostStorage(copyBytes, null, true);
-        _to = new HostStorage(copyBytes, null, true);
+        _from = new HostStorage(Math.Max(copyBytes, 1 << 20), null, true);
+        _to = new HostStorage(Math.Max(copyBytes, 1 << 20), null, true);
     }
 
     /// <summary>GFLOP/s of float32 multiply-adds (2 flops each) with nothing but registers, once over about a millisecond.</summary>
     public double Fma(int chunks = 128)
     {
-        double start = Clock.Seconds;
+        double start = _seconds();
         fixed (float* sink = _sink)
             switch (Simd.Best)
             {
@@ -35,16 +41,26 @@ internal sealed unsafe class Roof : IDisposable
                 default: _rows.For(chunks, 1, new FmaRows<Lanes1>(sink)); break;
             }
         int lanes = Simd.Best == SimdLevel.Vector512 ? 16 : Simd.Best == SimdLevel.Vector256 ? 8 : 1;
-        return 2.0 * lanes * Chains * Turns * chunks / (Clock.Seconds - start) / 1e9;
+        return 2.0 * lanes * Chains * Turns * chunks / (_seconds() - start) / 1e9;
+    }
+
+    /// <summary>GFLOP/s of bfloat16 products (2 flops a multiply-add) of operands in the first cache, or null where nothing multiplies them.</summary>
+    public double? Bf16()
+    {
+        if (Bf16Routines.Of(Bf16Routines.Best) is not { } code) return null;
+        const int chunks = 64, pairs = 64, turns = 200;
+        double start = _seconds();
+        fixed (float* sink = _sink) _rows.For(chunks, 1, new Bf16Blocks(code, (uint*)_from.Address, sink, pairs, turns));
+        return 4.0 * pairs * code.TileRows * code.Width * turns * chunks / (_seconds() - start) / 1e9;
     }
 
     /// <summary>GB/s of one large copy, bytes read plus bytes written (non-temporal stores where the runtime's copy uses them).</summary>
     public double Copy()
     {
         const int grain = 1 << 20;
-        double start = Clock.Seconds;
+        double start = _seconds();
         _rows.For((int)(_from.Bytes / grain), 1, new CopyRows((byte*)_from.Address, (byte*)_to.Address, grain));
-        return 2.0 * _from.Bytes / (Clock.Seconds - start) / 1e9;
+        return 2.0 * _from.Bytes / (_seconds() - start) / 1e9;
     }
 
     public void Dispose()
@@ -54,8 +70,23 @@ internal sealed unsafe class Roof : IDisposable
         _to.Dispose();
     }
 
+    private readonly struct Bf16Blocks(Bf16Routines code, uint* operands, float* sink, int pairs, int turns) : IRowKernel
+    {
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        public void Run(int first, int last, int chunk)
+        {
+            float* c = sink + chunk % 32 * 2048;   // a block is at most 32 × 48
+            code.Enter();
+            for (int i = first; i < last; i++)
+                for (int t = 0; t < turns; t++)
+                    code.Block(pairs, operands, pairs, false, operands + 4096, c, code.Width, null, 0, code.Width);
+            code.Leave();
+        }
+    }
+
     private readonly struct CopyRows(byte* from, byte* to, int grain) : IRowKernel
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             long at = (long)first * grain, n = (long)(last - first) * grain;
@@ -65,6 +96,7 @@ internal sealed unsafe class Roof : IDisposable
 
     private readonly struct FmaRows<TV>(float* sink) : IRowKernel where TV : struct, ILanes<TV>
     {
+        [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int i = first; i < last; i++) sink[i % 1024 * 64] = Chunk().Sum();
