@@ -56,6 +56,36 @@ public class ModelGoldenTests
         }
     }
 
+    /// <summary>Ours under the official names; a matrix of our own draw has the official spread, what is constant there is constant here.</summary>
+    [TestCase("01_simmim/init_stats")]
+    [TestCase("01_kamim_model/init_stats")]
+    public void Parameters_start_with_the_official_statistics(string id)
+    {
+        using Golden golden = Golden.Open(id);
+        bool simmim = id.StartsWith("01_simmim");
+        PretrainConfig recipe = simmim ? Recipes.SimMim() : Recipes.KamimBaseline();
+        VitConfig vit = recipe.Encoder with
+        {
+            ImagePixels = golden.Int(simmim ? "img_size" : "image"), PatchPixels = golden.Int("patch"), Width = golden.Int(simmim ? "dim" : "hidden_size"),
+            Depth = golden.Int(simmim ? "depth" : "layers"), Heads = golden.Int("heads"),
+        };
+        if (simmim) vit = vit with { Positions = Positions.Learned, RelativeBias = RelativeBias.Shared };
+        using var model = new MimModel(recipe with { Encoder = vit });
+        model.Params.Allocate(s_cpu, seed: 5);
+        var ours = model.Params.Params.ToDictionary(p => p.Name, p => Transfer.Floats(s_cpu, p.Data));
+        Dictionary<string, float[]> named = simmim ? WeightNames.ToSimMim(ours) : WeightNames.ToKamim(ours);
+        Assert.That(golden.Values.EnumerateObject().Select(t => t.Name), Is.EquivalentTo(named.Keys));
+        foreach (var tensor in golden.Values.EnumerateObject())
+        {
+            float[] values = named[tensor.Name];
+            double mean = values.Average(v => (double)v), std = Math.Sqrt(values.Average(v => Math.Pow(v - mean, 2)));
+            (double theirMean, double theirStd) = (tensor.Value.GetProperty("mean").GetDouble(), tensor.Value.GetProperty("std").GetDouble());
+            if (theirStd == 0) Assert.That(values, Has.All.EqualTo((float)theirMean), tensor.Name);
+            // The manifest bounds tensors of a thousand and more; of a hundred numbers 4 deviations are 30 %.
+            else Assert.That(std, Is.EqualTo(theirStd).Within(values.Length >= 1000 ? 5 : 30).Percent, tensor.Name);
+        }
+    }
+
     [Test]
     public void Ten_official_SimMim_steps_end_at_the_same_parameters()
     {
