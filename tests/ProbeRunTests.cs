@@ -60,6 +60,31 @@ public class ProbeRunTests
     }
 
     [Test]
+    public void Aggregations_stand_beside_each_other_with_the_untrained_encoder_below()
+    {
+        Save(Run, step: 5, seed: 8);
+        ProbeConfig config = Short with { Pooling = Pooling.Cls, Beside = [Pooling.MeanPatches, Pooling.SelectiveHead, Pooling.Oracle, Pooling.AbMilp], Rates = [1.6, 6.4], Oracle = _folder, Optim = Short.Optim with { WarmupEpochs = 1 } };
+        ProbeReport report = ProbeRun.Execute(Options(config), new Observer());
+        Assert.That(report.Rows.Where(r => r.Encoder == "random-init").Select(r => r.Name), Is.EqualTo(new[]
+        {
+            "k-NN k=20", "linear cls lr=1.6", "linear cls lr=6.4", "linear mean-patches lr=1.6", "linear mean-patches lr=6.4", "linear selective-head lr=1.6",
+            "linear selective-head lr=6.4", "linear oracle lr=1.6", "linear oracle lr=6.4", "linear ab-milp lr=1.6", "linear ab-milp lr=6.4",
+        }));
+        Assert.That(report.Aggregations.Select(a => a.Pooling), Is.EqualTo(config.Beside.Prepend(Pooling.Cls)));
+        foreach (AggregationRow a in report.Aggregations)
+        {
+            ProbeRow[] own = [.. report.Rows.Where(r => r.Pooling == a.Pooling && r.Rate is not null)];
+            Assert.That(a.Top1, Is.EqualTo(own.Where(r => r.Encoder == "pretrained").Max(r => r.Top1)));
+            Assert.That(a.RandomTop1, Is.EqualTo(own.Where(r => r.Encoder == "random-init").Max(r => r.Top1)));
+            Assert.That(a.OverCls, Is.EqualTo(a.Top1 - report.Aggregations[0].Top1));
+        }
+        Assert.That(report.Rows.Where(r => r.Rate is not null).Select(r => r.Top1), Has.All.GreaterThan(0.15), "random features are better than chance");
+        string file = Directory.EnumerateFiles(Path.Combine(_folder, "probes")).Single();
+        Assert.That(ConfigJson.Write(ConfigJson.Read<ProbeReport>(File.ReadAllText(file), file)), Is.EqualTo(ConfigJson.Write(report)));
+        Assert.That(Assert.Throws<ConfigException>(() => ProbeRun.Execute(Options(config with { Oracle = null }), new Observer()))!.Message, Does.Contain("--set oracle=RUN"));
+    }
+
+    [Test]
     public void The_newest_checkpoint_that_verifies_is_probed_and_the_damaged_one_named()
     {
         Save(Run, step: 3, seed: 4);
@@ -151,7 +176,7 @@ public class ProbeRunTests
         public int Epochs { get; private set; }
         public Action? OnProgress { get; init; }
         public void Progress(string what, int done, int total) => OnProgress?.Invoke();
-        public void Epoch(string encoder, ProbeEpoch epoch, int epochs) => Epochs++;
+        public void Epoch(string encoder, SideProbe probe, ProbeEpoch epoch, int epochs) => Epochs++;
         public void Note(string sentence) => Notes.Add(sentence);
     }
 }

@@ -34,6 +34,7 @@ internal static class Examples
             "Examples:",
             "  mim probe --run runs/kamim-001                        k-NN and a linear classifier, a minute or two",
             "  mim probe --run runs/kamim-001 --only knn --block 4",
+            "  mim probe --run runs/kamim-001 --only linear --beside cls,mean-patches,ab-milp --rates 1.6,6.4,25.6",
             "  mim probe --run runs/photos --data photos/ --probe kamim-lp",
             "",
         ],

@@ -17,6 +17,9 @@ internal static class ProbeCommand
         Option<string?> preset = Options.Text("--probe", "NAME",
             $"How to probe: {string.Join(", ", ProbePresets.ByName.Keys)}. [{ProbePresets.ByName.Keys.First()}]");
         Option<string?> only = Options.Text("--only", "KIND", "knn or linear: leaves the other out."), device = Options.Device();
+        Option<string?> beside = Options.Text("--beside", "LIST",
+            "More aggregations trained on the same pass, as cls,mean-patches,ab-milp: their accuracies beside each other. [the preset's]");
+        Option<string?> rates = Options.Text("--rates", "LIST", "Peak learning rates trained side by side, as 0.8,1.6,3.2. [the preset's]");
         Option<long?> block = Options.Number("--block", "N", "Block whose output is read, from 1; 0 is the last. [the preset's]");
         Option<long?> epochs = Options.Number("--epochs", "N", "Passes of the linear probe. [the preset's]", least: 1);
         Option<long?> seed = Options.Number("--seed", "N", "Of the probe's shuffles and start. [0]");
@@ -26,7 +29,7 @@ internal static class ProbeCommand
         Command command = new("probe",
             "Freezes a pretrained encoder and asks what its features tell: weighted k-NN and a linear classifier, always beside the "
             + "encoder the run started from. Writes probes/…json into the run folder.");
-        Option[] all = [run, data, preset, only, block, epochs, seed, set, device, threads, loaders];
+        Option[] all = [run, data, preset, beside, rates, only, block, epochs, seed, set, device, threads, loaders];
         foreach (Option option in all) command.Add(option);
         command.SetAction(parsed =>
         {
@@ -38,7 +41,10 @@ internal static class ProbeCommand
                 Block = (int?)parsed.GetValue(block) ?? config.Block,
                 Epochs = (int?)parsed.GetValue(epochs) ?? config.Epochs,
                 Seed = (ulong?)parsed.GetValue(seed) ?? config.Seed,
+                Rates = parsed.GetValue(rates) is { } list ? Rates(list) : config.Rates,
             };
+            config = Options.Apply(config, parsed.GetValue(set));
+            if (parsed.GetValue(beside) is { } more) config = config with { Beside = [.. Poolings(more).Where(p => p != config.Pooling)] };
             return Run(terminal, new ProbeOptions
             {
                 Run = parsed.GetValue(run)!,
@@ -48,11 +54,19 @@ internal static class ProbeCommand
                 LoaderThreads = (int)(parsed.GetValue(loaders) ?? 1),
                 Knn = kind != "linear",
                 Linear = kind != "knn",
-                Config = Options.Apply(config, parsed.GetValue(set)),
+                Config = config,
             });
         });
         return command;
     }
+
+    private static IEnumerable<Pooling> Poolings(string list) => list.Split(',', StringSplitOptions.TrimEntries).Distinct().Select(word =>
+        ConfigJson.Choice<Pooling>(word) ?? throw new UsageException($"--beside {word}: there is no such aggregation"
+            + UsageError.OrKnown(word, Enum.GetValues<Pooling>().Select(ConfigJson.Word))));
+
+    private static double[] Rates(string list) => [.. list.Split(',', StringSplitOptions.TrimEntries).Select(word =>
+        double.TryParse(word, NumberStyles.Float, CultureInfo.InvariantCulture, out double rate) ? rate
+            : throw new UsageException($"--rates {word}: is not a number; write them as 0.8,1.6,3.2."))];
 
     private static ProbeConfig Named(string? name) => name is null ? ProbePresets.ByName.First().Value()
         : ProbePresets.ByName.TryGetValue(name, out Func<ProbeConfig>? make) ? make()
@@ -74,6 +88,15 @@ internal static class ProbeCommand
             display.Line($"{gap.Name}: {points} points against random-init, {errors} standard errors"
                 + (gap.WithinNoise ? ": within noise." : "."));
         }
+        if (r.Aggregations.Count > 1)
+            display.Table("Aggregations, each at the rate that scores best on these test pictures",
+                ["aggregation", "rate", "pretrained %", "random-init %", "over [cls]", "standard errors"],
+                [.. r.Aggregations.Select(a => new[]
+                {
+                    ConfigJson.Word(a.Pooling), Words.Short(a.Rate), Percent(a.Top1), Percent(a.RandomTop1),
+                    a.OverCls is { } over ? (100 * over).ToString("+0.00;-0.00", CultureInfo.InvariantCulture) : "–",
+                    a.StandardErrors is { } errors ? errors.ToString("0.0", CultureInfo.InvariantCulture) : "–",
+                })]);
         display.Line($"Features: {r.FeatureSentence}. The whole report is in the run's folder probes/.");
         return 0;
     }
@@ -90,8 +113,8 @@ internal static class ProbeCommand
     {
         public void Progress(string what, int done, int total) => report(new(done, total, null, what));
 
-        public void Epoch(string encoder, ProbeEpoch epoch, int epochs) => report(new(epoch.Epoch, epochs, null,
-            $"linear probe, {encoder}: loss {Words.Short(epoch.Loss)}, top-1 {Percent(epoch.Top1)} %"));
+        public void Epoch(string encoder, SideProbe probe, ProbeEpoch epoch, int epochs) => report(new(epoch.Epoch, epochs, null,
+            $"linear probe, {encoder}, {ConfigJson.Word(probe.Pooling)}: loss {Words.Short(epoch.Loss)}, top-1 {Percent(epoch.Top1)} %"));
 
         public void Note(string sentence) => display.Warn(sentence);
     }

@@ -6,7 +6,10 @@ namespace MimEngine.Engine.Autograd;
 /// Named parameters on three slabs of device memory: values, gradients, and whatever the optimiser adds. Add everything, allocate once,
 /// then train.
 /// </summary>
-public sealed class ParamSet : IDisposable
+/// <param name="parts">
+/// Networks of one shape held side by side: every parameter is declared for one and is that many along its first axis, all starting alike.
+/// </param>
+public sealed class ParamSet(int parts = 1) : IDisposable
 {
     // Every parameter starts on a 64-byte line, so that vector loads never straddle two of them.
     private const int Alignment = 16;
@@ -20,6 +23,9 @@ public sealed class ParamSet : IDisposable
 
     /// <summary>All parameters, in the order they were added.</summary>
     public IReadOnlyList<Param> Params => _params;
+
+    /// <summary>Networks side by side.</summary>
+    public int Parts => parts;
 
     /// <summary>Number of learned numbers.</summary>
     public long Count { get; private set; }
@@ -47,6 +53,13 @@ public sealed class ParamSet : IDisposable
     public Param Add(string name, Shape shape, Init init)
     {
         if (_storage is not null) throw new InvalidOperationException($"'{name}' was added after the slabs were allocated.");
+        shape = shape.Rank switch
+        {
+            1 => new Shape(parts * shape.D0),
+            2 => new Shape(parts * shape.D0, shape.D1),
+            3 => new Shape(parts * shape.D0, shape.D1, shape.D2),
+            _ => new Shape(parts * shape.D0, shape.D1, shape.D2, shape.D3),
+        };
         var param = new Param(name, shape, _params.Count, init) { NeedsGrad = true };
         if (!_byName.TryAdd(name, param)) throw new ArgumentException($"There are two parameters '{name}'.");
         _params.Add(param);
@@ -86,7 +99,9 @@ public sealed class ParamSet : IDisposable
         {
             RngSequence rng = new Rng(seed, RandomStream.Init, (ulong)p.Segment).Start();
             float[] values = new float[p.DeclaredShape.Count];
-            p.Init.Fill(values, ref rng);
+            int one = values.Length / parts;
+            p.Init.Fill(values.AsSpan(0, one), ref rng);
+            for (int part = 1; part < parts; part++) values.AsSpan(0, one).CopyTo(values.AsSpan(part * one));
             Set(backend, p, values);
         }
         foreach ((Param p, int first, int rows) in _absent) backend.Fill(p.Data.Slice(first, rows), 0f);

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using MimEngine.Engine.Data;
+using MimEngine.Engine.Nn;
 using MimEngine.Engine.Pretraining;
 using MimEngine.Engine.Probing;
 using MimEngine.Engine.Runs;
@@ -41,7 +42,7 @@ public interface IProbeObserver
     void Progress(string what, int done, int total);
 
     /// <summary>A linear probe finished an epoch.</summary>
-    void Epoch(string encoder, ProbeEpoch epoch, int epochs);
+    void Epoch(string encoder, SideProbe probe, ProbeEpoch epoch, int epochs);
 
     /// <summary>A sentence the reader should know.</summary>
     void Note(string sentence);
@@ -97,7 +98,8 @@ public sealed class ProbeRun
         }
         FeaturePlace place = _probe.PlaceIn(_run.Encoder);
         using Backend backend = Backend.Open(_options.Device, _options.Threads);
-        using var encoder = new FrozenEncoder(backend, _run.Encoder, place);
+        using FrozenEncoder? oracle = OpenOracle(backend);
+        using var encoder = new FrozenEncoder(backend, _run.Encoder, place, _probe.Beside, oracle);
         LoadReport loaded = trained.LoadInto(encoder);
         double majority = Score(ProbeRow.Pretrained, backend, encoder, train, test);
         encoder.Initialise(_run.Run.Seed);
@@ -132,22 +134,49 @@ public sealed class ProbeRun
         int classes = train.Classes.Count;
         bool cached = _options.Knn || _probe.Augment is null;
         FeatureSet testSet = Extract(who, encoder, test, "test"), trainSet = cached ? Extract(who, encoder, train, "train") : Labels(train);
-        if (_options.Knn)
-            foreach (KnnScore s in KnnProbe.Score(backend, _probe.Knn, trainSet, testSet, classes, stop: _stop))
-                _rows.Add(ProbeRow.Of($"k-NN k={s.Neighbours}", who, encoder.Place, s.Top1, s.Top5, testSet.Count, _probe.Seed));
+        FeaturePart nearest = encoder.Row.Parts.FirstOrDefault(p => p.Tokens == 1);
+        if (_options.Knn && nearest.Length == 0) Note("No k-NN: it compares vectors, and only abmilp, which learns one from tokens, was asked for.");
+        else if (_options.Knn)
+            foreach (KnnScore s in KnnProbe.Score(backend, _probe.Knn, trainSet.Only(encoder.Row, nearest), testSet.Only(encoder.Row, nearest),
+                classes, stop: _stop))
+                _rows.Add(ProbeRow.Of($"k-NN k={s.Neighbours}", who, encoder.Place with { Pooling = nearest.Pooling }, s.Top1, s.Top5,
+                    testSet.Count, _probe.Seed));
         if (_options.Linear)
         {
             using FeatureStream stream = _probe.Augment is null
                 ? new CachedFeatures(trainSet, _probe.Batch, classes, _probe.Seed)
                 : new AugmentedFeatures(encoder, _probe, train, new AugmentedViews(_probe.Augment, _run.Encoder.ImagePixels), _options.LoaderThreads);
-            string name = _probe.Preset.Length > 0 ? _probe.Preset : "linear";
-            LinearProbeResult result = LinearProbe.Train(backend, _probe, stream, testSet, classes,
-                epoch => _observer.Epoch(who, epoch, _probe.Epochs), _stop);
+            foreach ((SideProbe side, LinearProbeResult result) in SideBySide.Train(backend, _probe, encoder.Row, stream, testSet, classes,
+                (probe, epoch) => _observer.Epoch(who, probe, epoch, _probe.Epochs), _stop))
+            {
+                string name = NameOf(side);
+                _rows.Add(ProbeRow.Of(name, who, encoder.Place with { Pooling = side.Pooling }, result.Last.Top1, result.Last.Top5,
+                    testSet.Count, _probe.Seed, result.Best.Top1, side.Rate));
+                _curves.Add(new ProbeCurve(name, who, result.Epochs));
+            }
             if (stream is AugmentedFeatures { Corrupt: var corrupt } && corrupt.Report() is { Length: > 0 } sentence) Note(sentence);
-            _rows.Add(ProbeRow.Of(name, who, encoder.Place, result.Last.Top1, result.Last.Top5, testSet.Count, _probe.Seed, result.Best.Top1));
-            _curves.Add(new ProbeCurve(name, who, result.Epochs));
         }
         return testSet.MajorityRate(trainSet, classes);
+    }
+
+    /// <summary>The preset, and what tells this probe from those beside it.</summary>
+    private string NameOf(SideProbe side) => (_probe.Preset.Length > 0 ? _probe.Preset : "linear")
+        + (_probe.Beside.Length > 0 ? " " + ConfigJson.Word(side.Pooling) : "")
+        + (_probe.Rates.Length > 1 ? " lr=" + side.Rate.ToString("G4", CultureInfo.InvariantCulture) : "");
+
+    /// <summary>The encoder whose attention weighs patches, where an aggregation asks for one.</summary>
+    private FrozenEncoder? OpenOracle(Backend backend)
+    {
+        if (!_probe.Poolings.Contains(Pooling.Oracle)) return null;
+        using TrainedRun trained = TrainedRun.Open(_probe.Oracle
+            ?? throw new ConfigException("Probe: oracle needs the run whose attention it reads; give it with --set oracle=RUN."));
+        VitConfig own = _run.Encoder, theirs = trained.Config.Encoder;
+        if (theirs.ImagePixels != own.ImagePixels || theirs.PatchPixels != own.PatchPixels)
+            throw new ConfigException($"Probe: the oracle sees {theirs.PatchPixels}-pixel patches of {theirs.ImagePixels}-pixel pictures, this "
+                + $"encoder {own.PatchPixels} of {own.ImagePixels}; both must see the same patches.");
+        var oracle = new FrozenEncoder(backend, theirs, new FeaturePlace(theirs.Depth, false, Pooling.MeanHead));
+        trained.LoadInto(oracle);
+        return oracle;
     }
 
     private FeatureSet Extract(string who, FrozenEncoder encoder, IDataset data, string split)

@@ -4,7 +4,7 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Nn;
 
 /// <summary>What one pass gives a block beside x.</summary>
-public readonly record struct BlockState(Value? Bias, Tensor? AttentionDrop, Tensor? MlpDrop);
+public readonly record struct BlockState(Value? Bias, Tensor? AttentionDrop, Tensor? MlpDrop, IBlockWatch? Watch = null);
 
 /// <summary>
 /// A pre-norm transformer block: x += γ₁·attention(norm1(x)); x += γ₂·mlp(norm2(x)), (B, N, C) to (B, N, C).
@@ -15,7 +15,7 @@ public sealed class Block : IStretch<BlockState>
     private readonly NormParams _norm1, _norm2;
     private readonly LinearParams _qkv, _proj, _fc1, _fc2;
     private readonly Param? _gamma1, _gamma2, _biasTable;
-    private readonly int _heads, _grid;
+    private readonly int _heads, _grid, _number;
 
     /// <param name="number">From 0; names and initialisation depend on it.</param>
     /// <param name="stack">Name of the stack of blocks.</param>
@@ -23,7 +23,7 @@ public sealed class Block : IStretch<BlockState>
     {
         string prefix = $"{stack}.{number}.";
         int c = config.Width;
-        (_heads, _grid) = (config.Heads, config.Grid);
+        (_heads, _grid, _number) = (config.Heads, config.Grid, number);
         Init matrix(int inputs, int outputs) => VitInits.Matrix(config, inputs, outputs);
         _norm1 = p.Norm(prefix + "norm1", c, config.LayerNormEps);
         _qkv = p.Linear(prefix + "attn.qkv", c, 3 * c, matrix(c, 3 * c), bias: config.QkvBias != QkvBias.None);
@@ -50,7 +50,9 @@ public sealed class Block : IStretch<BlockState>
             bias = bias is null ? own : t.Add(bias, own);
         }
         Value h = t.Linear(t.LayerNorm(x, _norm1), _qkv);
+        Value before = x;
         x = t.LinearResidual(t.Attention(h, _heads, bias), _proj, x, _gamma1, state.AttentionDrop);
+        state.Watch?.Attended(t, _number, before.Data, h.Data, _heads, bias?.Data, x.Data);
         h = t.LinearGelu(t.LayerNorm(x, _norm2), _fc1);
         return t.LinearResidual(h, _fc2, x, _gamma2, state.MlpDrop);
     }

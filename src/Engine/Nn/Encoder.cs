@@ -9,8 +9,9 @@ namespace MimEngine.Engine.Nn;
 /// <param name="LastBlock">Blocks to run; 0 = all.</param>
 /// <param name="SkipFinalNorm">Leave the residual stream as it is.</param>
 /// <param name="Visible">Visible patches, the same number in every image: for encoders that leave hidden ones out.</param>
+/// <param name="Watch">Looks into every block, or none.</param>
 public readonly record struct EncodeRequest(Tensor? Hidden = null, Tensor? DropScales = null, int LastBlock = 0, bool SkipFinalNorm = false,
-    int Visible = 0);
+    int Visible = 0, IBlockWatch? Watch = null);
 
 /// <summary>Tokens of every image: <paramref name="Prefix"/> rows ([cls]), then Grid × Grid patches in raster order.</summary>
 /// <param name="LeftOut">(B, L) U8: 1 where a patch has no token; none = all have one.</param>

@@ -52,7 +52,7 @@ public sealed class VisionTransformer : Encoder
         for (int i = 0; i < blocks; i++)
         {
             Tensor? attentionDrop = request.DropScales?.Slice(2 * i, 1), mlpDrop = request.DropScales?.Slice(2 * i + 1, 1);
-            x = t.Stretch(_blocks[i], x, new BlockState(bias, attentionDrop, mlpDrop));
+            x = t.Stretch(_blocks[i], x, new BlockState(bias, attentionDrop, mlpDrop, request.Watch));
         }
         if (_norm is not null && !request.SkipFinalNorm) x = t.LayerNorm(x, _norm);
         return new EncodedTokens(x, Prefix: 1, Grid, drop ? request.Hidden : null);

@@ -22,7 +22,7 @@ public sealed class Optimizer : IDisposable
     {
         (_backend, _params, _config) = (backend, parameters, config);
         int moments = config.Kind == OptimizerKind.AdamW ? 2 : 1, size = backend.Real.Size();
-        int count = parameters.Params.Count;
+        int count = parameters.Params.Count * parameters.Parts;
         long slab = parameters.SlabElements;
         _storage = backend.Allocate((slab * moments + 2 * count + 1) * size);
         Tensor at(long first, long n) => new(_storage, first * size, new Shape(checked((int)n)), backend.Real);
@@ -31,7 +31,7 @@ public sealed class Optimizer : IDisposable
         _norms = at(slab * moments, count);
         _scales = at(slab * moments + count, count);
         GradientNorm = at(slab * moments + 2 * count, 1);
-        StepCounts = new int[count];
+        StepCounts = new int[parameters.Params.Count];
         _segments = new UpdateSegment[count];
     }
 
@@ -44,7 +44,7 @@ public sealed class Optimizer : IDisposable
     /// <summary>Updates that each parameter has had.</summary>
     public int[] StepCounts { get; }
 
-    /// <summary>(1): the global gradient norm of the last update, before clipping.</summary>
+    /// <summary>(1): the global gradient norm of the last update, before clipping; of networks side by side, the last one's.</summary>
     public Tensor GradientNorm { get; }
 
     /// <summary>Whether weight decay touches a parameter under a rule.</summary>
@@ -57,24 +57,35 @@ public sealed class Optimizer : IDisposable
     };
 
     /// <summary>One update at this rate: clear absent entries, clip, step.</summary>
-    public void Step(double rate)
+    public void Step(double rate) => Step([rate]);
+
+    /// <summary>One update of networks side by side, each clipped by its own norm and moved at its own rate.</summary>
+    /// <param name="rates">One for each of <see cref="ParamSet.Parts"/>.</param>
+    public void Step(ReadOnlySpan<double> rates)
     {
+        if (rates.Length != _params.Parts) throw new ArgumentException($"{rates.Length} rates for {_params.Parts} networks.");
         _params.ClearAbsent(_backend);
-        _active = 0;
         // By index: an enumerator of an interface would be an object a step.
         for (int i = 0; i < _params.Params.Count; i++)
-        {
-            Param p = _params.Params[i];
-            if (!p.Written) continue;
-            int t = ++StepCounts[p.Segment];
-            bool decays = Decays(_config.Decay, p.Name, p.DeclaredShape);
-            _segments[_active++] = new UpdateSegment(_params.Offset(p), (int)p.DeclaredShape.Count, (float)rate,
-                decays ? _config.WeightDecay : 0f, t, Trust: p.DeclaredShape.Rank > 1);
-        }
+            if (_params.Params[i].Written) StepCounts[i]++;
+        _active = 0;
+        for (int part = 0; part < rates.Length; part++)
+            for (int i = 0; i < _params.Params.Count; i++)
+            {
+                Param p = _params.Params[i];
+                if (!p.Written) continue;
+                int length = (int)p.DeclaredShape.Count / rates.Length;
+                bool decays = Decays(_config.Decay, p.Name, p.DeclaredShape);
+                _segments[_active++] = new UpdateSegment(_params.Offset(p) + (long)part * length, length, (float)rates[part],
+                    decays ? _config.WeightDecay : 0f, StepCounts[i], Trust: p.DeclaredShape.Rank > 1);
+            }
         ReadOnlySpan<UpdateSegment> segments = _segments.AsSpan(0, _active);
         Tensor norms = _norms.Slice(0, _active), scales = _scales.Slice(0, _active);
         _backend.SquaredNorms(norms, _params.Gradient, segments);
-        _backend.ClipScales(scales, GradientNorm, norms, _config.ClipNorm, _config.ClipEachParameter);
+        int each = _active / rates.Length;
+        for (int part = 0; part < rates.Length; part++)
+            _backend.ClipScales(scales.Slice(part * each, each), GradientNorm, norms.Slice(part * each, each), _config.ClipNorm,
+                _config.ClipEachParameter);
         switch (_config.Kind)
         {
             case OptimizerKind.AdamW:

@@ -21,6 +21,13 @@ public static class ConfigJson
         Converters = { new JsonStringEnumConverter(JsonNamingPolicy.KebabCaseLower, allowIntegerValues: false) },
     };
 
+    /// <summary>A choice as settings write it: "mean-patches".</summary>
+    public static string Word<T>(T choice) where T : struct, Enum => JsonNamingPolicy.KebabCaseLower.ConvertName(choice.ToString());
+
+    /// <summary>The choice that settings write like this, or none.</summary>
+    public static T? Choice<T>(string word) where T : struct, Enum
+        => Array.Find(Enum.GetValues<T>(), choice => Word(choice) == word) is var found && Word(found) == word ? found : null;
+
     /// <summary>The whole experiment, indented.</summary>
     public static string Write<T>(T config) => JsonSerializer.Serialize(config, s_options) + "\n";
 

@@ -111,10 +111,10 @@ public sealed record PretrainConfig
             $"encoder.width is {e.Width}; sine-cosine positions need a multiple of 4.");
         Require(e.Corruption == Corruption.Replace || e.RelativeBias == RelativeBias.None,
             $"encoder.relativeBias is {e.RelativeBias}, which needs every patch in its place, but encoder.corruption drop leaves patches out; "
-            + "use positions sinCos or learned.");
+            + "use positions sin-cos or learned.");
         Require(e.Corruption == Corruption.Replace || e.Positions != Positions.None,
             "encoder.positions is none, but encoder.corruption drop leaves patches out, and nothing would say where the others lie; "
-            + "use sinCos or learned.");
+            + "use sin-cos or learned.");
         Masking.Validate(e.ImagePixels, e.PatchPixels);
         Require(Terms.Length > 0, "terms is empty; a run needs something to predict.");
         Require(Terms.Length == 1, $"terms has {Terms.Length} entries; pixel terms share one head, so one term is what works today.");

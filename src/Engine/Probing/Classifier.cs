@@ -5,7 +5,10 @@ using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Probing;
 
-/// <summary>The trained part of a linear probe: (optional BatchNorm without affine parameters) + Linear, with its optimiser.</summary>
+/// <summary>
+/// The trained part of a probe: (AbMILP where it gets tokens) + (optional BatchNorm without affine parameters) + Linear, with its optimiser.
+/// Several linear layers may be trained side by side on the same features, as one product: they share all but their weights and rates.
+/// </summary>
 /// <remarks>BatchNorm uses the statistics of one pass; its running variance has Bessel's correction (SPEC C.3, J.18).</remarks>
 public sealed class Classifier : IDisposable
 {
@@ -13,26 +16,38 @@ public sealed class Classifier : IDisposable
 
     private readonly Backend _backend;
     private readonly ProbeConfig _config;
+    private readonly AbMilp? _aggregator;
     private readonly LinearParams _head;
     private readonly Optimizer _optimizer;
     private readonly Arena _arena;
     private readonly Tape _tape;
     private readonly Storage _storage;
     private readonly Tensor _lossSum;
-    private readonly int _width;
+    private readonly FeaturePart _part;
+    private readonly float[] _repeated;
     private int _passes;
 
     /// <param name="width">Channels of a feature, C.</param>
     /// <param name="classes">K.</param>
     public Classifier(Backend backend, ProbeConfig config, int width, int classes)
-        : this(backend, config, width, classes, Planned(config, width, classes)) { }
+        : this(backend, config, new FeaturePart(config.Pooling, 0, 1, width), grid: 0, classes) { }
 
-    private Classifier(Backend backend, ProbeConfig config, int width, int classes, long arenaBytes)
+    /// <param name="part">What it reads of a row of features.</param>
+    /// <param name="grid">Patches a side; for tokens.</param>
+    /// <param name="probes">Linear layers side by side, P; 1 for tokens, whose aggregation is learned too.</param>
+    public Classifier(Backend backend, ProbeConfig config, FeaturePart part, int grid, int classes, int probes = 1)
+        : this(backend, config, part, grid, classes, probes, Planned(config, part, grid, classes, probes)) { }
+
+    private Classifier(Backend backend, ProbeConfig config, FeaturePart part, int grid, int classes, int probes, long arenaBytes)
     {
-        (_backend, _config, _width, Classes) = (backend, config, width, classes);
+        if (part.Tokens > 1 && probes > 1) throw new ArgumentException("Learned aggregations cannot share one product.");
+        (_backend, _config, _part, Classes, Probes) = (backend, config, part, classes, probes);
+        int width = part.Width;
         Init uniform = new Init.Uniform(1f / MathF.Sqrt(width));
+        Params = new ParamSet(probes);
         _head = Params.Linear("head", width, classes, config.Init == ClassifierInit.Mae ? new Init.TruncatedNormal(0.01f) : uniform,
             biasInit: uniform);
+        if (part.Tokens > 1) _aggregator = new AbMilp(Params, config.AbMilp, width, grid, part.Tokens - grid * grid);
         Params.Allocate(backend, config.Seed);
         _optimizer = new Optimizer(backend, Params, config.Optim);
         _arena = new Arena(backend, arenaBytes);
@@ -42,13 +57,17 @@ public sealed class Classifier : IDisposable
         RunningMean = new Tensor(_storage, 0, new Shape(width), backend.Real);
         RunningVariance = new Tensor(_storage, (long)width * size, new Shape(width), backend.Real);
         _lossSum = new Tensor(_storage, 2L * width * size, new Shape(1), backend.Real);
+        _repeated = new float[probes > 1 ? config.Batch * probes * classes : 0];
         backend.Fill(RunningVariance, 1f);
     }
 
     public int Classes { get; }
 
-    /// <summary>"head.weight" (K, C) and "head.bias" (K).</summary>
-    public ParamSet Params { get; } = new();
+    /// <summary>Linear layers side by side, P.</summary>
+    public int Probes { get; }
+
+    /// <summary>"head.weight" (P·K, C), "head.bias" (P·K), and the aggregation's.</summary>
+    public ParamSet Params { get; }
 
     /// <summary>(C): what evaluation subtracts.</summary>
     public Tensor RunningMean { get; }
@@ -57,16 +76,20 @@ public sealed class Classifier : IDisposable
     public Tensor RunningVariance { get; }
 
     /// <summary>One pass of an update: loss and gradients of a batch.</summary>
-    /// <param name="features">(B, C), B the config's batch.</param>
+    /// <param name="features">(B, part length), B the config's batch.</param>
     /// <param name="targets">(B, K): one-hot or mixed rows.</param>
     /// <param name="firstPass">Gradients are overwritten instead of added to.</param>
-    public void Pass(ReadOnlySpan<float> features, ReadOnlySpan<float> targets, bool firstPass)
+    /// <param name="losses">(P) mean cross-entropy of this pass, written; or empty, which costs nothing.</param>
+    public void Pass(ReadOnlySpan<float> features, ReadOnlySpan<float> targets, bool firstPass, Span<double> losses = default)
     {
         if (firstPass) Params.BeginUpdate();
-        Tensor x = Uploaded(features, _width), rows = Uploaded(targets, Classes);
-        Value loss = _tape.CrossEntropyLoss(Forward(x, training: true), rows, 1f / _config.Accumulate);
-        _backend.AddScaled(_lossSum, loss.Data, _config.Accumulate, 1f);
+        Tensor x = Uploaded(features, Input(_config.Batch)), rows = Uploaded(Repeated(targets), new Shape(_config.Batch * Probes, Classes));
+        Value logits = _tape.Reshape(Forward(x, training: true), rows.Shape);
+        // The mean runs over P·B rows: times P, every layer has the gradient it would have alone.
+        Value loss = _tape.CrossEntropyLoss(logits, rows, (float)Probes / _config.Accumulate);
+        _backend.AddScaled(_lossSum, loss.Data, (float)_config.Accumulate / Probes, 1f);
         _passes++;
+        if (losses.Length > 0) Losses(losses, Transfer.Floats(_backend, logits.Data), targets);
         _tape.Backward();
         _tape.Reset();
     }
@@ -74,7 +97,10 @@ public sealed class Classifier : IDisposable
     /// <summary>Updates at this learning rate.</summary>
     public void Update(double rate) => _optimizer.Step(rate);
 
-    /// <summary>Mean cross-entropy of the passes since the last call.</summary>
+    /// <summary>Updates each layer at its own rate.</summary>
+    public void Update(ReadOnlySpan<double> rates) => _optimizer.Step(rates);
+
+    /// <summary>Mean cross-entropy of the passes since the last call, over all layers.</summary>
     public double MeanLoss()
     {
         float sum = Transfer.Floats(_backend, _lossSum)[0];
@@ -83,20 +109,20 @@ public sealed class Classifier : IDisposable
         return sum / Math.Max(1, passes);
     }
 
-    /// <summary>(rows, K) logits of features, under the running statistics.</summary>
+    /// <summary>(rows, P·K) logits of features, under the running statistics.</summary>
     public void Logits(Span<float> logits, ReadOnlySpan<float> features)
     {
-        int batch = _config.Batch, count = features.Length / _width;
+        int batch = _config.Batch, count = features.Length / _part.Length, each = Probes * Classes;
         for (int first = 0; first < count; first += batch)
         {
             int n = Math.Min(batch, count - first);
-            Tensor x = _tape.Keep(new Shape(batch, _width));
+            Tensor x = _tape.Keep(Input(batch));
             if (n < batch) _backend.Fill(x, 0f);
-            Transfer.Upload(_backend, x.Slice(0, n), features.Slice(first * _width, n * _width));
+            Transfer.Upload(_backend, x.Slice(0, n), features.Slice(first * _part.Length, n * _part.Length));
             _tape.BeginNoGrad();
             Value y = Forward(x, training: false);
             _tape.EndNoGrad();
-            Transfer.Download(_backend, logits.Slice(first * Classes, n * Classes), y.Data.Slice(0, n));
+            Transfer.Download(_backend, logits.Slice(first * each, n * each), y.Data.Slice(0, n));
             _tape.Reset();
         }
     }
@@ -112,24 +138,49 @@ public sealed class Classifier : IDisposable
     private Value Forward(Tensor x, bool training)
     {
         Value y = _tape.Input(x);
+        if (_aggregator is not null) y = _aggregator.Forward(_tape, y).Pooled;
         if (_config.BatchNorm) y = _tape.BatchNorm(y, RunningMean, RunningVariance, Eps, StatisticsMomentum, training);
         return _tape.Linear(y, _head);
     }
 
-    private Tensor Uploaded(ReadOnlySpan<float> values, int cols)
+    private Shape Input(int rows) => _part.Tokens > 1 ? new Shape(rows, _part.Tokens, _part.Width) : new Shape(rows, _part.Width);
+
+    private Tensor Uploaded(ReadOnlySpan<float> values, Shape shape)
     {
-        Tensor tensor = _tape.Keep(new Shape(_config.Batch, cols));
+        Tensor tensor = _tape.Keep(shape);
         Transfer.Upload(_backend, tensor, values);
         return tensor;
     }
 
-    private static long Planned(ProbeConfig config, int width, int classes)
+    /// <summary>Each row of targets once a layer.</summary>
+    private ReadOnlySpan<float> Repeated(ReadOnlySpan<float> targets)
+    {
+        if (Probes == 1) return targets;
+        for (int row = 0; row < _config.Batch * Probes; row++)
+            targets.Slice(row / Probes * Classes, Classes).CopyTo(_repeated.AsSpan(row * Classes));
+        return _repeated;
+    }
+
+    private void Losses(Span<double> losses, float[] logits, ReadOnlySpan<float> targets)
+    {
+        losses.Clear();
+        for (int row = 0; row < _config.Batch * Probes; row++)
+        {
+            ReadOnlySpan<float> x = logits.AsSpan(row * Classes, Classes), y = targets.Slice(row / Probes * Classes, Classes);
+            double max = double.NegativeInfinity, sum = 0, dot = 0, mass = 0;
+            foreach (float v in x) max = Math.Max(max, v);
+            for (int k = 0; k < Classes; k++) (sum, dot, mass) = (sum + Math.Exp(x[k] - max), dot + y[k] * x[k], mass + y[k]);
+            losses[row % Probes] += (mass * (max + Math.Log(sum)) - dot) / _config.Batch;
+        }
+    }
+
+    private static long Planned(ProbeConfig config, FeaturePart part, int grid, int classes, int probes)
     {
         using var nothing = new NullBackend();
-        using var dry = new Classifier(nothing, config, width, classes, 1L << 50);
-        float[] features = new float[config.Batch * width], rows = new float[config.Batch * classes];
+        using var dry = new Classifier(nothing, config, part, grid, classes, probes, 1L << 50);
+        float[] features = new float[config.Batch * part.Length], rows = new float[config.Batch * classes];
         dry.Pass(features, rows, firstPass: true);
-        dry.Logits(rows, features);
+        dry.Logits(new float[config.Batch * probes * classes], features);
         return dry._arena.Peak;
     }
 }

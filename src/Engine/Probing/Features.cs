@@ -1,4 +1,5 @@
 using MimEngine.Engine.Data;
+using MimEngine.Engine.Pretraining;
 
 namespace MimEngine.Engine.Probing;
 
@@ -8,6 +9,15 @@ public sealed record FeatureSet(float[] Values, int[] Labels, int Width)
     public int Count => Labels.Length;
 
     public ReadOnlySpan<float> Row(int index) => Values.AsSpan(index * Width, Width);
+
+    /// <summary>One part of every row, as a set of its own.</summary>
+    public FeatureSet Only(FeatureRow row, FeaturePart part)
+    {
+        if (row.Parts.Count == 1) return this;
+        float[] values = new float[(long)Count * part.Length];
+        row.Take(values, part, Values);
+        return new FeatureSet(values, Labels, part.Length);
+    }
 
     /// <summary>Share of the class that is most frequent in <paramref name="train"/> among these labels: what knowing nothing scores.</summary>
     public double MajorityRate(FeatureSet train, int classes)
@@ -27,6 +37,9 @@ public sealed record FeatureSet(float[] Values, int[] Labels, int Width)
         Action<string>? note = null, CancellationToken stop = default)
     {
         const int Batch = 256;
+        if ((long)data.Count * encoder.Width > Array.MaxLength)
+            throw new ConfigException($"Probe: features of {data.Count} pictures are {encoder.Width} numbers each, "
+                + $"{4e-9 * data.Count * encoder.Width:0.#} GB in all, more than can be kept; leave abmilp out, or probe with fewer pictures.");
         long end = (data.Count + Batch - 1L) / Batch;
         float[] values = new float[checked(data.Count * encoder.Width)];
         int[] labels = new int[data.Count];

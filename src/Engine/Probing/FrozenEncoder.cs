@@ -18,24 +18,38 @@ public sealed class FrozenEncoder : IDisposable
     private readonly Arena _arena;
     private readonly Tape _tape;
     private readonly FeaturePlace _place;
+    private readonly FrozenEncoder? _oracle;
+    private readonly AttentionTap? _tap;
     private readonly int _chunk;
+    private float[] _part = [];
 
     /// <summary>Parameters are zeros until <see cref="Initialise"/> or <see cref="Load"/>.</summary>
     /// <param name="place">Its block lies in 1 … depth.</param>
-    public FrozenEncoder(Backend backend, VitConfig config, FeaturePlace place) : this(backend, config, place, Planned(config, place)) { }
+    /// <param name="beside">More aggregations of the same place, after the place's own in each row of features.</param>
+    /// <param name="oracle">Whose attention <see cref="Pooling.Oracle"/> reads; not disposed here.</param>
+    public FrozenEncoder(Backend backend, VitConfig config, FeaturePlace place, IReadOnlyList<Pooling>? beside = null,
+        FrozenEncoder? oracle = null) : this(backend, config, place, beside ?? [], oracle, Planned(config, place, beside ?? [], oracle)) { }
 
-    private FrozenEncoder(Backend backend, VitConfig config, FeaturePlace place, long arenaBytes)
+    private FrozenEncoder(Backend backend, VitConfig config, FeaturePlace place, IReadOnlyList<Pooling> beside, FrozenEncoder? oracle,
+        long arenaBytes)
     {
-        (_backend, _place) = (backend, place);
+        (_backend, _place, _oracle) = (backend, place, oracle);
+        Row = new FeatureRow(beside.Prepend(place.Pooling), config);
         _encoder = new VisionTransformer(_params, config);
         _params.Allocate(backend, seed: null, gradients: false);
-        _chunk = (int)Math.Clamp(ActivationElements / ((long)config.Tokens * config.Width), 1, 256);
+        // An oracle looks at the same pictures at a time.
+        _chunk = oracle?._chunk ?? (int)Math.Clamp(ActivationElements / ((long)config.Tokens * config.Width), 1, 256);
+        if (Row.Parts.Any(p => p.Pooling.ReadsAttention()) || place.Pooling == Pooling.Oracle)
+            _tap = new AttentionTap(backend, new Shape(_chunk, config.Heads, config.Tokens, config.Tokens), place.Block - 1);
         _arena = new Arena(backend, arenaBytes);
         _tape = new Tape(backend, _arena);
     }
 
-    /// <summary>Channels of a feature.</summary>
-    public int Width => _encoder.Width;
+    /// <summary>Numbers of a row of features.</summary>
+    public int Width => Row.Width;
+
+    /// <summary>Which aggregation stands where in a row of features.</summary>
+    public FeatureRow Row { get; }
 
     public FeaturePlace Place => _place;
 
@@ -89,6 +103,7 @@ public sealed class FrozenEncoder : IDisposable
 
     public void Dispose()
     {
+        _tap?.Dispose();
         _arena.Dispose();
         _params.Dispose();
     }
@@ -103,11 +118,54 @@ public sealed class FrozenEncoder : IDisposable
     private void Pool(Span<float> features, Tensor images, int count)
     {
         _tape.BeginNoGrad();
-        EncodedTokens tokens = _encoder.Encode(_tape, images, new EncodeRequest(LastBlock: _place.Block, SkipFinalNorm: !_place.FinalNorm));
-        Value pooled = _place.Pooling == Pooling.Cls ? _tape.SliceTokens(tokens.All, 0, 1) : _tape.MeanTokens(tokens.All, tokens.Prefix);
+        EncodedTokens tokens = Tokens(_tape, images);
+        foreach (FeaturePart part in Row.Parts)
+        {
+            Value pooled = part.Pooling == Pooling.AbMilp ? tokens.All
+                : Aggregation.Pool(_tape, part.Pooling, tokens.All, Attention(part.Pooling, images), tokens.Prefix, tokens.Grid);
+            if (Row.Parts.Count == 1)
+            {
+                Transfer.Download(_backend, features, pooled.Data.Slice(0, count));
+                continue;
+            }
+            if (_part.Length < count * part.Length) _part = new float[_chunk * part.Length];
+            Transfer.Download(_backend, _part.AsSpan(0, count * part.Length), pooled.Data.Slice(0, count));
+            for (int i = 0; i < count; i++)
+                _part.AsSpan(i * part.Length, part.Length).CopyTo(features[(i * Row.Width + part.Offset)..]);
+        }
         _tape.EndNoGrad();
-        Transfer.Download(_backend, features, pooled.Data.Slice(0, count));
         _tape.Reset();
+    }
+
+    private EncodedTokens Tokens(Tape t, Tensor images)
+        => _encoder.Encode(t, images, new EncodeRequest(LastBlock: _place.Block, SkipFinalNorm: !_place.FinalNorm, Watch: _tap));
+
+    /// <summary>(chunk, H, N, N) of this encoder's block, or of the oracle's.</summary>
+    private Value? Attention(Pooling pooling, Tensor images)
+    {
+        if (!pooling.ReadsAttention()) return null;
+        if (pooling != Pooling.Oracle) return _tape.Input(_tap!.Probabilities);
+        FrozenEncoder oracle = _oracle ?? throw new ArgumentException("Pooling by an oracle needs one.");
+        oracle._tape.BeginNoGrad();
+        oracle.Tokens(oracle._tape, images);
+        oracle._tape.EndNoGrad();
+        oracle._tape.Reset();
+        return _tape.Input(oracle._tap!.Probabilities);
+    }
+
+    /// <summary>Keeps the attention of one block.</summary>
+    private sealed class AttentionTap(Backend backend, Shape shape, int wanted) : IBlockWatch, IDisposable
+    {
+        private readonly Storage _storage = backend.Allocate(shape.Count * backend.Real.Size());
+
+        public Tensor Probabilities => new(_storage, 0, shape, backend.Real);
+
+        public void Attended(Tape t, int block, Tensor before, Tensor qkv, int heads, Tensor? bias, Tensor after)
+        {
+            if (block == wanted) backend.AttentionProbabilities(Probabilities, qkv, heads, bias);
+        }
+
+        public void Dispose() => _storage.Dispose();
     }
 
     private LoadReport Load(IEnumerable<string> names, Func<string, Param, string?> fault, Func<string, float[]> values, string source,
@@ -139,10 +197,11 @@ public sealed class FrozenEncoder : IDisposable
         return report;
     }
 
-    private static long Planned(VitConfig config, FeaturePlace place)
+    private static long Planned(VitConfig config, FeaturePlace place, IReadOnlyList<Pooling> beside, FrozenEncoder? oracle)
     {
         using var nothing = new NullBackend();
-        using var dry = new FrozenEncoder(nothing, config, place, 1L << 50);
+        using FrozenEncoder? other = oracle is null ? null : new FrozenEncoder(nothing, oracle._encoder.Config, oracle._place, [], null, 1L << 50);
+        using var dry = new FrozenEncoder(nothing, config, place, beside, other, 1L << 50);
         dry.Encode(new float[dry.Width], new byte[3 * config.ImagePixels * config.ImagePixels], 1);
         return dry._arena.Peak;
     }

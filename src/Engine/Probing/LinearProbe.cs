@@ -1,4 +1,3 @@
-using MimEngine.Engine.Optim;
 using MimEngine.Engine.Pretraining;
 using MimEngine.Kernels;
 
@@ -31,45 +30,26 @@ public static class LinearProbe
     public static LinearProbeResult Train(Backend backend, ProbeConfig config, FeatureStream train, FeatureSet test, int classes,
         Action<ProbeEpoch>? observer = null, CancellationToken stop = default)
     {
-        if (train.BatchesPerEpoch == 0) throw new ConfigException($"Probe: batch is {config.Batch}, more than there are training pictures.");
-        using var classifier = new Classifier(backend, config, test.Width, classes);
-        float[] features = new float[config.Batch * test.Width], targets = new float[config.Batch * classes];
-        float[] logits = new float[checked(test.Count * classes)];
-        long batches = (long)train.BatchesPerEpoch * config.Epochs, updates = Math.Max(1, batches / config.Accumulate), update = 0;
-        OptimConfig optim = config.Optim;
-        RateSpan span = optim.Rates(config.Batch * config.Accumulate, Math.Max(1, train.BatchesPerEpoch / config.Accumulate), updates);
-        List<ProbeEpoch> epochs = [];
-        double rate = 0;
-        for (long number = 0; number < batches; number++)
-        {
-            stop.ThrowIfCancellationRequested();
-            train.Next(number, features, targets);
-            classifier.Pass(features, targets, firstPass: number % config.Accumulate == 0);
-            if ((number + 1) % config.Accumulate == 0)
-            {
-                rate = optim.RateOf(span, update++, config.Accumulate);
-                classifier.Update(rate);
-            }
-            if ((number + 1) % train.BatchesPerEpoch != 0) continue;
-            classifier.Logits(logits, test.Values);
-            (double top1, double top5) = Accuracy(logits, test.Labels, classes);
-            var epoch = new ProbeEpoch(epochs.Count + 1, classifier.MeanLoss(), top1, top5, rate);
-            if (!double.IsFinite(epoch.Loss))
-                throw new NonFiniteException($"The probe stopped: its loss is {epoch.Loss} in epoch {epoch.Epoch}; lower optim.rate ({optim.Rate}).");
-            epochs.Add(epoch);
-            observer?.Invoke(epoch);
-        }
-        return new LinearProbeResult(epochs);
+        ProbeConfig one = config with { Beside = [], Rates = [] };
+        var row = new FeatureRow(test.Width);
+        return SideBySide.Train(backend, one, row, train, test, classes, (_, epoch) => observer?.Invoke(epoch), stop)[0].Result;
     }
 
     /// <summary>Shares of rows whose label has the highest score, and one of the five highest; of equal scores the lower class comes first.</summary>
     /// <param name="scores">(rows, K).</param>
     public static (double Top1, double Top5) Accuracy(ReadOnlySpan<float> scores, ReadOnlySpan<int> labels, int classes)
     {
+        (int first, int firstFive) = Hits(scores, labels, classes, 0, classes);
+        return (first / (double)labels.Length, firstFive / (double)labels.Length);
+    }
+
+    /// <summary>Numbers of such rows, scores of row i starting at i·stride + offset.</summary>
+    internal static (int Top1, int Top5) Hits(ReadOnlySpan<float> scores, ReadOnlySpan<int> labels, int classes, int offset, int stride)
+    {
         int first = 0, firstFive = 0;
         for (int row = 0; row < labels.Length; row++)
         {
-            ReadOnlySpan<float> s = scores.Slice(row * classes, classes);
+            ReadOnlySpan<float> s = scores.Slice(row * stride + offset, classes);
             float own = s[labels[row]];
             int before = 0;
             for (int k = 0; k < classes; k++)
@@ -77,6 +57,6 @@ public static class LinearProbe
             if (before == 0) first++;
             if (before < 5) firstFive++;
         }
-        return (first / (double)labels.Length, firstFive / (double)labels.Length);
+        return (first, firstFive);
     }
 }

@@ -5,16 +5,6 @@ using MimEngine.Engine.Pretraining;
 
 namespace MimEngine.Engine.Probing;
 
-/// <summary>How the tokens of a picture become one feature vector.</summary>
-public enum Pooling : byte
-{
-    /// <summary>The [cls] token.</summary>
-    Cls,
-
-    /// <summary>The mean of the patch tokens, without [cls].</summary>
-    MeanPatches,
-}
-
 /// <summary>Initialisation of the classifier.</summary>
 public enum ClassifierInit : byte
 {
@@ -66,6 +56,24 @@ public sealed record ProbeConfig
 
     public Pooling Pooling { get; init; } = Pooling.MeanPatches;
 
+    /// <summary>More aggregations of the same block, each with classifiers of its own, trained on the same pass over the pictures.</summary>
+    public Pooling[] Beside { get; init; } = [];
+
+    /// <summary>Peak rates trained side by side instead of Optim.Rate, scaled as it is; none = that one.</summary>
+    public double[] Rates { get; init; } = [];
+
+    /// <summary>A run, or a checkpoint of one, whose last block's attention <see cref="Pooling.Oracle"/> reads.</summary>
+    public string? Oracle { get; init; }
+
+    /// <summary>The head of <see cref="Pooling.AbMilp"/>.</summary>
+    public AbMilpConfig AbMilp { get; init; } = new();
+
+    /// <summary>Pooling and Beside.</summary>
+    internal IEnumerable<Pooling> Poolings => Beside.Prepend(Pooling);
+
+    /// <summary>Rates, or the one of Optim.</summary>
+    internal double[] PeakRates => Rates.Length > 0 ? Rates : [Optim.Rate];
+
     /// <summary>BatchNorm without affine parameters (eps 1e-6, momentum .1) before the linear layer.</summary>
     public bool BatchNorm { get; init; } = true;
 
@@ -105,6 +113,11 @@ public sealed record ProbeConfig
         if (Block < TwoThirds || Block > encoder.Depth)
             throw new ConfigException($"The probe{(Preset.Length > 0 ? $" '{Preset}'" : "")} reads block {Block}, but this encoder has {encoder.Depth}; "
                 + $"choose one with --block 1 … {encoder.Depth}, 0 being the last.");
+        Require(Poolings.Distinct().Count() == Poolings.Count(), $"beside names an aggregation twice ({string.Join(", ", Poolings)}).");
+        foreach (Pooling p in Poolings)
+            Require(p.Window() <= encoder.Grid, $"{p} reads {p.Window()} × {p.Window()} patches, but this encoder has {encoder.Grid} a side.");
+        Require(Array.TrueForAll(Rates, r => r > 0 && double.IsFinite(r)), "rates must be positive numbers.");
+        if (Poolings.Contains(Pooling.AbMilp)) AbMilp.Validate(encoder.Width);
         Require(Epochs > 0, $"epochs is {Epochs}; it must be positive.");
         Require(Batch > 0, $"batch is {Batch}; it must be positive.");
         Require(Accumulate > 0, $"accumulate is {Accumulate}; 1 means no accumulation.");

@@ -1,4 +1,5 @@
 using MimEngine.Engine.Nn;
+using MimEngine.Engine.Pretraining;
 
 namespace MimEngine.Engine.Probing;
 
@@ -11,16 +12,23 @@ namespace MimEngine.Engine.Probing;
 /// <param name="StandardError">√(p(1 − p)/n) of <paramref name="Top1"/> over n test pictures.</param>
 /// <param name="Seed">Of the probe.</param>
 /// <param name="BestTop1">Linear probes: the best epoch's, chosen by looking at the test pictures.</param>
+/// <param name="Rate">Linear probes: their peak rate, as the configuration writes it.</param>
 public sealed record ProbeRow(string Name, string Encoder, int Block, Pooling Pooling, double Top1, double Top5, double StandardError,
-    ulong Seed, double? BestTop1 = null)
+    ulong Seed, double? BestTop1 = null, double? Rate = null)
 {
     internal const string Pretrained = "pretrained", RandomInit = "random-init";
 
     /// <summary>A row whose standard error follows from its accuracy.</summary>
     public static ProbeRow Of(string name, string encoder, FeaturePlace place, double top1, double top5, int pictures, ulong seed,
-        double? bestTop1 = null)
-        => new(name, encoder, place.Block, place.Pooling, top1, top5, Math.Sqrt(top1 * (1 - top1) / pictures), seed, bestTop1);
+        double? bestTop1 = null, double? rate = null)
+        => new(name, encoder, place.Block, place.Pooling, top1, top5, Math.Sqrt(top1 * (1 - top1) / pictures), seed, bestTop1, rate);
 }
+
+/// <summary>One aggregation at its best rate (chosen by looking at the test pictures), beside the untrained encoder's at its own.</summary>
+/// <param name="Top1">Of the pretrained encoder, last epoch.</param>
+/// <param name="OverCls">Top1 minus that of the [cls] token; none where [cls] was not probed.</param>
+/// <param name="StandardErrors">OverCls over √(se² + se²).</param>
+public sealed record AggregationRow(Pooling Pooling, double Rate, double Top1, double RandomTop1, double? OverCls, double? StandardErrors);
 
 /// <summary>The pretrained encoder against the random one, by one probe.</summary>
 /// <param name="Difference">Top-1 of the pretrained encoder minus that of the random one.</param>
@@ -76,6 +84,25 @@ public sealed record ProbeReport
     /// <summary>Sentences the reader should know: unreadable pictures, a batch that was cut.</summary>
     public required IReadOnlyList<string> Notes { get; init; }
 
+    /// <summary>Aggregations of the linear probe beside each other.</summary>
+    public IReadOnlyList<AggregationRow> Aggregations
+    {
+        get
+        {
+            ProbeRow? best(string encoder, Pooling pooling) => Rows.Where(r => r.Rate is not null && r.Encoder == encoder && r.Pooling == pooling).MaxBy(r => r.Top1);
+            ProbeRow? cls = best(ProbeRow.Pretrained, Pooling.Cls);
+            List<AggregationRow> rows = [];
+            foreach (Pooling pooling in Rows.Where(r => r.Rate is not null).Select(r => r.Pooling).Distinct())
+            {
+                if (best(ProbeRow.Pretrained, pooling) is not { } own || best(ProbeRow.RandomInit, pooling) is not { } random) continue;
+                double? over = cls is null ? null : own.Top1 - cls.Top1;
+                double error = Math.Max(1.0 / TestPictures, Math.Sqrt(Math.Pow(own.StandardError, 2) + Math.Pow(cls?.StandardError ?? 0, 2)));
+                rows.Add(new AggregationRow(pooling, own.Rate!.Value, own.Top1, random.Top1, over, over / error));
+            }
+            return rows;
+        }
+    }
+
     /// <summary>Each probe's pretrained row against its random one. An error below one picture counts as one picture.</summary>
     public IReadOnlyList<ProbeGap> Gaps =>
     [
@@ -88,6 +115,11 @@ public sealed record ProbeReport
     ];
 
     /// <summary>"mean of the patch tokens after block 6 of 6 and the final LayerNorm".</summary>
-    public string FeatureSentence => $"{(Pooling == Pooling.Cls ? "[cls] token" : "mean of the patch tokens")} after block {Block} of {Encoder.Depth}"
+    public string FeatureSentence => $"{(Config.Beside.Length > 0 ? "tokens" : Pooling switch
+    {
+        Pooling.Cls => "[cls] token",
+        Pooling.MeanPatches => "mean of the patch tokens",
+        _ => $"tokens ({ConfigJson.Word(Pooling)})",
+    })} after block {Block} of {Encoder.Depth}"
         + (FinalNorm ? " and the final LayerNorm" : ", no final norm");
 }
