@@ -137,7 +137,8 @@ public class TorchFileTests
             "copies one list again and again");
         yield return Attack("a name without an end", "c" + new string('a', 9000), "name has no end");
         yield return Attack("a function nobody knows", "ctorch.hub\nload\n)R.", "torch.hub.load");
-        yield return Attack("a lookup of attributes", "cbuiltins\ngetattr\n.", "builtins.getattr");
+        yield return Attack("a call of an attribute", "cbuiltins\ngetattr\n(ccollections\nOrderedDict\nX\x3\0\0\0poptR)R.", "calls what has no name");
+        yield return Attack("a function of an innocent class", "ccollections\nOrderedDict.fromkeys\n)R.", "collections.OrderedDict.fromkeys");
         yield return Attack("a call of a number", "K\x1)R.", "calls what has no name");
         yield return Attack("arguments that are none", "ccollections\nOrderedDict\nK\x1R.", "arguments of a call are no tuple");
         yield return Attack("a mark across a value", "K\x1(0.", "empty stack");

@@ -134,7 +134,13 @@ public sealed class ForeignWeights
 
     private static string Shown(string place, string prefix) => place.Length > 0 && prefix.Length > 0 ? $"{place}/{prefix}" : place + prefix;
 
-    private static string Example(WeightFile file) => file.Entries.Count == 0 ? "" : $"; the first is '{file.Entries[0].Name}'";
+    private static string Example(WeightFile file) => file switch
+    {
+        TorchFile { Entries.Count: 0, Skipped: [(_, string type), ..] } => $"; it holds a '{type}' whole, and that cannot be read without running its "
+            + "code: save its state_dict() instead",
+        { Entries.Count: > 0 } => $"; the first is '{file.Entries[0].Name}'",
+        _ => "",
+    };
 
     /// <summary>Parts beside the encoder's blocks that published files have under the same prefix, and buffers that follow from the size.</summary>
     private static bool IsOfHead(string name, bool maeDecoder)

@@ -21,7 +21,7 @@ internal static class PickleCalls
 
     private static readonly HashSet<string> s_plainBuiltins =
         ["set", "frozenset", "slice", "range", "xrange", "complex", "bytearray", "bytes", "object", "int", "long", "float", "bool", "str", "unicode",
-            "list", "dict", "tuple", "NoneType", "Ellipsis"];
+            "list", "dict", "tuple", "NoneType", "Ellipsis", "getattr"];   // getattr names enumerations; what it gives cannot be called here
 
     /// <summary>Functions whose result is dropped, as their arguments are.</summary>
     private static readonly HashSet<string> s_inert =

@@ -176,8 +176,10 @@ public sealed class TorchFile : WeightFile
     {
         return new Unpickler(source)
         {
-            Storage = reference =>
+            Outside = reference =>
             {
+                // The stream format refers to a network's class together with its source text, which is dropped.
+                if (reference.Items is ["module", PickleGlobal network, ..]) return network;
                 TorchStorage storage = StorageReference.Parse(reference);
                 if (!_storages.TryGetValue(storage.Key, out (TorchStorage Storage, long At) known))
                     _storages.Add(storage.Key, known = (storage, locate(storage)));

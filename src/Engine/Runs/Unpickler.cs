@@ -19,8 +19,8 @@ internal sealed class Unpickler(PickleSource source)
     private readonly Dictionary<long, object?> _memo = [];
     private long _copied;
 
-    /// <summary>What a storage reference names; set by the file's reader.</summary>
-    public Func<PickleTuple, TorchStorage> Storage { get; init; } = _ => throw new PickleException("it refers to a storage where none can be");
+    /// <summary>What a reference to something outside the pickle names; set by the file's reader.</summary>
+    public Func<PickleTuple, object> Outside { get; init; } = _ => throw new PickleException("it refers to a storage where none can be");
 
     /// <summary>Reads to the STOP opcode.</summary>
     /// <exception cref="PickleException">Malformed, cut off, or with content that is refused.</exception>
@@ -101,7 +101,7 @@ internal sealed class Unpickler(PickleSource source)
             case (byte)'c': Push(PickleCalls.Named(Line(), Line())); break;
             case 0x93: StackGlobal(); break;
             case (byte)'Q':
-                Push(Storage(Pop() as PickleTuple ?? throw new PickleException("a storage reference is no tuple")));
+                Push(Outside(Pop() as PickleTuple ?? throw new PickleException("a storage reference is no tuple")));
                 break;
             case (byte)'R' or 0x81: { PickleTuple arguments = Arguments(); Call(arguments); break; }
             case 0x92: { _ = Pop(); PickleTuple arguments = Arguments(); Call(arguments); break; }

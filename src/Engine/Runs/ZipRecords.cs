@@ -5,8 +5,10 @@ namespace MimEngine.Engine.Runs;
 
 /// <summary>One stored record of a zip archive.</summary>
 /// <param name="Offset">Of its first byte in the file.</param>
+/// <param name="Bytes">In the archive.</param>
 /// <param name="Checksum">CRC-32 that the archive states.</param>
-internal readonly record struct ZipRecord(string Name, long Offset, long Bytes, uint Checksum);
+/// <param name="Compressed">Its bytes are not what was stored; such a record is never read.</param>
+internal readonly record struct ZipRecord(string Name, long Offset, long Bytes, uint Checksum, bool Compressed);
 
 /// <summary>
 /// The directory of a zip archive as <c>torch.save</c> writes them: records stored without compression, so that no record is larger than the
@@ -19,6 +21,7 @@ internal sealed class ZipRecords
     private const long LongestDirectory = 64 << 20;
     private readonly ByteFile _file;
     private readonly Dictionary<string, ZipRecord> _records = new(StringComparer.Ordinal);
+    private long _total;
 
     /// <exception cref="WeightFileException">No archive, a damaged one, or one that torch.save does not write.</exception>
     public ZipRecords(ByteFile file)
@@ -39,9 +42,12 @@ internal sealed class ZipRecords
     public bool TryGet(string name, out ZipRecord record) => _records.TryGetValue(name, out record);
 
     /// <summary>Reads a record through and compares its checksum.</summary>
-    /// <exception cref="WeightFileException">It differs.</exception>
+    /// <exception cref="WeightFileException">It differs, or the record is compressed.</exception>
     public void Verify(in ZipRecord record, byte[] buffer)
     {
+        if (record.Compressed)
+            throw Bad($"record '{Short(record.Name)}' is compressed, which torch.save never does; unpack the archive and zip it without "
+                + "compression (zip -0)");
         uint crc = 0;
         for (long at = 0; at < record.Bytes; at += buffer.Length)
         {
@@ -65,16 +71,15 @@ internal sealed class ZipRecords
         string name = Encoding.UTF8.GetString(entry.Slice(EntryBytes, nameBytes));
         Widen(entry.Slice(EntryBytes + nameBytes, extraBytes), ref bytes, ref packed, ref local);
         if ((flags & 1) != 0) throw Bad($"record '{Short(name)}' is encrypted");
-        if (method != 0 || packed != bytes)
-            throw Bad($"record '{Short(name)}' is compressed, which torch.save never does; unpack the archive and zip it without compression "
-                + "(zip -0)");
+        bool compressed = method != 0 || packed != bytes;
         if (local < 0 || local > _file.Length - LocalBytes) throw Bad($"record '{Short(name)}' starts outside the file");
         Span<byte> header = stackalloc byte[LocalBytes];
         _file.ReadAt(local, header);
         if (!header.StartsWith("PK\x3\x4"u8)) throw Bad($"record '{Short(name)}' does not start where the directory says");
         long at = local + LocalBytes + U16(header, 26) + U16(header, 28);
-        if (bytes < 0 || at > _file.Length - bytes) throw Bad($"record '{Short(name)}' claims {bytes} bytes, more than the file has left");
-        if (!_records.TryAdd(name, new ZipRecord(name, at, bytes, checksum))) throw Bad($"it holds two records '{Short(name)}'");
+        if (packed < 0 || at > _file.Length - packed) throw Bad($"record '{Short(name)}' claims {packed} bytes, more than the file has left");
+        if ((_total += packed) > _file.Length) throw Bad("its records overlap: together they are longer than the file");
+        if (!_records.TryAdd(name, new ZipRecord(name, at, packed, checksum, compressed))) throw Bad($"it holds two records '{Short(name)}'");
         return length;
     }
 
