@@ -38,18 +38,49 @@ def read_safetensors(path):
     return tensors
 
 
+class RelativePositionBias(nn.Module):
+    """BEiT's table: (2G - 1)^2 offsets between patches, then [cls] to patch, patch to [cls], [cls] to itself."""
+
+    def __init__(self, grid, heads):
+        super().__init__()
+        side = 2 * grid - 1
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(side * side + 3, heads))
+        at = torch.stack(torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")).flatten(1)
+        offset = at[:, :, None] - at[:, None, :] + grid - 1
+        index = torch.full((grid * grid + 1,) * 2, side * side)
+        index[1:, 0] = side * side + 1
+        index[0, 0] = side * side + 2
+        index[1:, 1:] = offset[0] * side + offset[1]
+        self.index = index
+
+    def forward(self):
+        return self.relative_position_bias_table[self.index].permute(2, 0, 1)
+
+
 class Attention(nn.Module):
-    def __init__(self, width, heads, bias):
+    def __init__(self, width, heads, bias, beit=False, grid=None):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias and not beit)
+        self.q_bias = nn.Parameter(torch.zeros(width)) if bias and beit else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if bias and beit else None
+        if grid is not None:
+            self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * grid - 1) ** 2 + 3, heads))
+            self.index = RelativePositionBias(grid, heads).index
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x):
+    def forward(self, x, shared=None):
         b, n, c = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        a = (q @ k.transpose(-1, -2) * (c // self.heads) ** -0.5).softmax(-1)
-        return self.proj((a @ v).transpose(1, 2).reshape(b, n, c))
+        qkv = self.qkv(x)
+        if self.q_bias is not None:
+            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = qkv.reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        logits = q @ k.transpose(-1, -2) * (c // self.heads) ** -0.5
+        if hasattr(self, "relative_position_bias_table"):
+            logits = logits + self.relative_position_bias_table[self.index].permute(2, 0, 1)
+        if shared is not None:
+            logits = logits + shared
+        return self.proj((logits.softmax(-1) @ v).transpose(1, 2).reshape(b, n, c))
 
 
 class LayerScale(nn.Module):
@@ -62,21 +93,25 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads, hidden, bias, scale, eps):
+    def __init__(self, width, heads, hidden, bias, scale, eps, beit, grid):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = Attention(width, heads, bias)
-        self.ls1 = LayerScale(width) if scale else nn.Identity()
+        self.attn = Attention(width, heads, bias, beit, grid)
+        self.ls1 = LayerScale(width) if scale and not beit else nn.Identity()
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential()
         self.mlp.add_module("fc1", nn.Linear(width, hidden))
         self.mlp.add_module("act", nn.GELU())
         self.mlp.add_module("fc2", nn.Linear(hidden, width))
-        self.ls2 = LayerScale(width) if scale else nn.Identity()
+        self.ls2 = LayerScale(width) if scale and not beit else nn.Identity()
+        self.gamma_1 = nn.Parameter(torch.ones(width)) if scale and beit else None
+        self.gamma_2 = nn.Parameter(torch.ones(width)) if scale and beit else None
 
-    def forward(self, x):
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+    def forward(self, x, shared_rel_pos_bias=None):
+        first = self.ls1(self.attn(self.norm1(x), shared_rel_pos_bias))
+        x = x + (first if self.gamma_1 is None else self.gamma_1 * first)
+        second = self.ls2(self.mlp(self.norm2(x)))
+        return x + (second if self.gamma_2 is None else self.gamma_2 * second)
 
 
 class PatchEmbed(nn.Module):
@@ -89,15 +124,19 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """timm's ViT, as far as an exported encoder needs it."""
+    """timm's ViT or BEiT, as far as an exported encoder needs it."""
 
-    def __init__(self, img_size, patch_size, embed_dim, depth, num_heads, mlp_ratio, qkv_bias, init_values, eps, final_norm=True, **_):
+    def __init__(self, beit, img_size, patch_size, embed_dim, depth, num_heads, mlp_ratio, qkv_bias, init_values, eps, final_norm=True,
+                 pos_embed="learn", use_abs_pos_emb=True, use_rel_pos_bias=False, use_shared_rel_pos_bias=False, **_):
         super().__init__()
+        grid, hidden = img_size // patch_size, int(embed_dim * mlp_ratio)
+        positions = use_abs_pos_emb and pos_embed != "none"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (img_size // patch_size) ** 2, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, embed_dim)) if positions else None
         self.patch_embed = PatchEmbed(embed_dim, patch_size)
-        hidden = int(embed_dim * mlp_ratio)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, hidden, qkv_bias, init_values is not None, eps) for _ in range(depth))
+        self.rel_pos_bias = RelativePositionBias(grid, num_heads) if use_shared_rel_pos_bias else None
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, hidden, qkv_bias, init_values is not None, eps, beit,
+                                          grid if use_rel_pos_bias else None) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=eps) if final_norm else nn.Identity()
 
 
@@ -107,9 +146,7 @@ def build(config):
     try:
         import timm
     except ImportError:
-        if config["architecture"].startswith("beit"):
-            sys.exit("relative position biases: install timm, the network in this script has none")
-        return VisionTransformer(eps=eps, **arguments), "the network of this script"
+        return VisionTransformer(config["architecture"].startswith("beit"), eps=eps, **arguments), "the network of this script"
     model = timm.create_model(config["architecture"], norm_layer=functools.partial(nn.LayerNorm, eps=eps), **arguments)
     return model, f"timm {timm.__version__}"
 

@@ -166,6 +166,34 @@ public class ImportTests
         Refused(says, new ImportOptions { Weights = Save(encoder, "bad.safetensors"), Out = In("run") });
     }
 
+    [Test]
+    public void An_encoder_of_KAMIM_arrives_with_one_qkv_and_its_own_epsilon()
+    {
+        using Golden golden = Golden.Open("01_kamim_model/kamim_fast_p16");
+        string file = Path.Combine(s_goldens, "01_kamim_model", "kamim_fast_p16.safetensors");
+        int heads = golden.Int("num_attention_heads");
+        ImportReport report = ImportRun.Execute(new ImportOptions { Weights = file, Out = In("run"), Wish = new EncoderWish { Heads = heads } });
+        Assert.That((report.Layout, report.Place, report.Encoder.LayerNormEps), Is.EqualTo((NameLayout.HuggingFace, "param.vit.", 1e-12f)));
+        using TrainedRun run = TrainedRun.Open(In("run"));
+        Dictionary<string, float[]> expected = WeightNames.FromKamim(WeightNames.Read(golden.Tensors, "param.")), found = run.EncoderValues();
+        foreach (string name in expected.Keys.Where(n => !n.StartsWith("decoder"))) Assert.That(found[name], Is.EqualTo(expected[name]), name);
+    }
+
+    [Test]
+    public void The_fixed_table_of_MAE_is_recognised_and_a_learned_one_is_not()
+    {
+        Dictionary<string, (long[] Shape, float[] Values)> mae = Encoder();
+        RngSequence none = default;
+        new SinCosTable(Width, Grid).Fill(mae["pos_embed"].Values, ref none);
+        VitConfig of(Dictionary<string, (long[], float[])> encoder, string name)
+            => ImportRun.Execute(new ImportOptions { Weights = Save(encoder, name), Out = In(name + "-run") }).Encoder;
+        Assert.That(of(mae, "mae"), Has.Property("Positions").EqualTo(Positions.SinCos).And.Property("Init").EqualTo(VitInit.Mae));
+        Assert.That(of(Encoder(), "timm"), Has.Property("Positions").EqualTo(Positions.Learned).And.Property("Corruption").EqualTo(Corruption.Drop));
+        Dictionary<string, (long[] Shape, float[] Values)> ibot = Encoder();
+        ibot["masked_embed"] = ([1, Width], new float[Width]);
+        Assert.That(of(ibot, "ibot").Corruption, Is.EqualTo(Corruption.Replace));
+    }
+
     private static IEnumerable<TestCaseData> Wishes()
     {
         yield return new TestCaseData(new EncoderWish { Size = "small" }, "patch_embed.proj.weight is 32 wide, so its encoder is 32 wide and 2 deep, but --vit small is "

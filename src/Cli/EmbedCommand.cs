@@ -51,11 +51,13 @@ internal static class EmbedCommand
     {
         IDisplay display = terminal.Display();
         EmbedReport? report = null;
-        display.Follow("picture", show => report = EmbedRun.Execute(options, (done, total) => show(new(done, total, null, "")), terminal.Stop.Token));
+        display.Follow("picture", show => report = EmbedRun.Execute(options, (done, total) => show(new(done, total, null, "")),
+            terminal.Stop.Token));
         EmbedReport r = report!;
         foreach (string note in r.Notes) display.Warn(note);
         display.Line($"{options.Out}: features.npy ({r.Pictures}, {r.Width}) of {r.Data}, block {r.Block}, "
-            + $"{(r.FinalNorm ? "with" : "without")} the final norm, {(r.Pooling == Pooling.Cls ? "[cls]" : "mean of patches")}; index.csv names the rows.");
+            + $"{(r.FinalNorm ? "with" : "without")} the final norm, {(r.Pooling == Pooling.Cls ? "[cls]" : "mean of patches")}; "
+            + "index.csv names the rows.");
         return 0;
     }
 }

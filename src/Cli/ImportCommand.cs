@@ -20,9 +20,11 @@ internal static class ImportCommand
         Option<string?> size = Options.Text("--vit", "SIZE",
             $"The size it must have: {string.Join(", ", VitConfig.Sizes.Keys)}. [whatever the file has]");
         Option<long?> heads = Options.Number("--heads", "N", "Attention heads, which no tensor tells. [those of the published size]", least: 1);
-        Option<long?> pixels = Options.Number("--pixels", "N", "Side of the pictures to read; tables of positions are resized. [the file's]", least: 1);
+        Option<long?> pixels = Options.Number("--pixels", "N",
+            "Side of the pictures to read; tables of positions are resized. [the file's]", least: 1);
         Option<string?> data = Options.Data("Pictures that probes of this run read when not told others. [embedded Fashion-MNIST]");
-        Option<bool> lenient = Options.Flag("--lenient", "Leave tensors aside that the encoder has no parameter for, instead of refusing the file.");
+        Option<bool> lenient = Options.Flag("--lenient",
+            "Leave tensors aside that the encoder has no parameter for, instead of refusing the file.");
         weights.Required = output.Required = true;
         Command command = new("import",
             "Reads an encoder that was trained elsewhere, with MAE, SimMIM, KAMIM, iBOT, DINO or timm, and makes a run folder of it, which "
@@ -53,8 +55,8 @@ internal static class ImportCommand
         ImportReport r = ImportRun.Execute(options);
         VitConfig vit = r.Encoder;
         string place = r.Place.Length > 0 ? $" under '{r.Place}'" : "";
-        display.Table($"{r.File}{place}: {vit.Width} wide, {vit.Depth} deep, {vit.Heads} heads, patches of {vit.PatchPixels} px, {vit.ImagePixels} px",
-            ["tensors", "number", "which"],
+        display.Table($"{r.File}{place}: {vit.Width} wide, {vit.Depth} deep, {vit.Heads} heads, patches of {vit.PatchPixels} px, "
+            + $"{vit.ImagePixels} px", ["tensors", "number", "which"],
         [
             ["matched", $"{r.Matched.Count}", ""],
             ["missing", $"{r.Missing.Count}", r.Missing.Count == 0 ? "" : $"{Listed(r.Missing)} (0 now; only pretraining reads it)"],

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 using MimEngine.Engine.Data;
 using MimEngine.Engine.Imaging;
@@ -111,8 +112,8 @@ public static class EmbedRun
     }
 
     /// <summary>Writes the features; returns which picture each row is, since an unreadable one is replaced by the next.</summary>
-    private static int[] Write(EmbedOptions options, FrozenEncoder encoder, IDataset data, int pixels, Action<int, int> progress, List<string> notes,
-        CancellationToken stop)
+    private static int[] Write(EmbedOptions options, FrozenEncoder encoder, IDataset data, int pixels, Action<int, int> progress,
+        List<string> notes, CancellationToken stop)
     {
         int[] ids = new int[data.Count];
         float[] features = new float[Math.Min(Batch, data.Count) * encoder.Width];
@@ -147,7 +148,7 @@ public static class EmbedRun
         {
             int label = data.Label(ids[row]);
             string name = label >= 0 && label < data.Classes.Count ? data.Classes[label] : "";
-            csv.Append(System.Globalization.CultureInfo.InvariantCulture, $"{row},{Cell(data.PictureName(ids[row]))},{(label < 0 ? "" : label)},{Cell(name)}\n");
+            csv.Append(CultureInfo.InvariantCulture, $"{row},{Cell(data.PictureName(ids[row]))},{(label < 0 ? "" : label)},{Cell(name)}\n");
         }
         return csv.ToString();
     }

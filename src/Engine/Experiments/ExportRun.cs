@@ -8,7 +8,8 @@ namespace MimEngine.Engine.Experiments;
 
 /// <summary>What an export wrote.</summary>
 /// <param name="LeftOut">Parameters that the exported architecture has no place for.</param>
-public sealed record ExportReport(string Folder, string Architecture, int Tensors, long Bytes, IReadOnlyList<string> LeftOut, IReadOnlyList<string> Notes);
+public sealed record ExportReport(string Folder, string Architecture, int Tensors, long Bytes, IReadOnlyList<string> LeftOut,
+    IReadOnlyList<string> Notes);
 
 /// <summary>
 /// A run's encoder → <c>model.safetensors</c> and <c>config.json</c>, under timm's names and shapes: those of its ViT, or of its BEiT where
@@ -56,7 +57,8 @@ public static class ExportRun
         if (vit.RelativeBias == RelativeBias.None)
             return values.Select(v => NamedTensor.From(v.Key, v.Value, Shape(vit, v.Key, v.Value.Length)));
         const string Prefix = "encoder.";
-        return WeightNames.ToSimMim(values).Select(v => NamedTensor.From(v.Key[Prefix.Length..], v.Value, Shape(vit, v.Key[Prefix.Length..], v.Value.Length)));
+        return WeightNames.ToSimMim(values).Select(v => (Name: v.Key[Prefix.Length..], v.Value))
+            .Select(v => NamedTensor.From(v.Name, v.Value, Shape(vit, v.Name, v.Value.Length)));
     }
 
     private static long[] Shape(VitConfig vit, string name, int count) => name switch

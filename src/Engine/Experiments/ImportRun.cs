@@ -51,8 +51,8 @@ public static class ImportRun
         return report;
     }
 
-    private static (ImportReport Report, List<NamedTensor> Tensors) Match(WeightFile file, ForeignWeights weights, VitConfig theirs, VitConfig config,
-        bool lenient)
+    private static (ImportReport Report, List<NamedTensor> Tensors) Match(WeightFile file, ForeignWeights weights, VitConfig theirs,
+        VitConfig config, bool lenient)
     {
         using var declared = new ParamSet();
         _ = new VisionTransformer(declared, config);
@@ -77,12 +77,15 @@ public static class ImportRun
                 misfits.Add(clause);
                 continue;
             }
-            if (tensor.Values.Any(v => !float.IsFinite(v))) throw new WeightFileException($"{weights.File}: '{tensor.Source}' holds NaN or infinity.");
+            if (tensor.Values.Any(v => !float.IsFinite(v)))
+                throw new WeightFileException($"{weights.File}: '{tensor.Source}' holds NaN or infinity.");
             matched.Add(p.Name, tensor.Source);
             tensors.Add(Named(p, tensor.Values));
             string? look = FreshLook.Of(tensor.Values, tensor.Shape);
             if (look is not null) fresh.Add(new FreshTensor(p.Name, look));
-            if (p.Name.EndsWith(".weight", StringComparison.Ordinal) && p.DeclaredShape.Rank == 2) (matrices, freshMatrices) = (matrices + 1, freshMatrices + (look is null ? 0 : 1));
+            if (!p.Name.EndsWith(".weight", StringComparison.Ordinal) || p.DeclaredShape.Rank != 2) continue;
+            matrices++;
+            if (look is not null) freshMatrices++;
         }
         unexpected.AddRange(weights.Tensors.Where(t => !declared.Contains(t.Key)).Select(t => t.Value.Source));
         if (misfits.Count > 0)
@@ -121,7 +124,8 @@ public static class ImportRun
                 grids + ", bicubic");
         if (!name.EndsWith("relative_position_bias_table", StringComparison.Ordinal)) return (tensor, null);
         float[] values = RelativeBiasTable.Resize(tensor.Values, ours.Heads, from, to);
-        return (tensor with { Values = values, Shape = [values.Length / ours.Heads, ours.Heads] }, grids + ", bicubic spline over a geometric progression");
+        return (tensor with { Values = values, Shape = [values.Length / ours.Heads, ours.Heads] },
+            grids + ", bicubic spline over a geometric progression");
     }
 
     private static NamedTensor Named(Param p, float[] values)
@@ -134,7 +138,10 @@ public static class ImportRun
     {
         int cell = config.Grid >= 4 && config.Grid % 2 == 0 ? 2 * config.PatchPixels : config.PatchPixels;
         PretrainConfig method = config.Corruption == Corruption.Drop ? Recipes.Mae()
-            : (config.RelativeBias == RelativeBias.None ? Recipes.KamimBaseline() : Recipes.SimMim()) with { Masking = new RandomCells(0.6f, cell) };
+            : (config.RelativeBias == RelativeBias.None ? Recipes.KamimBaseline() : Recipes.SimMim()) with
+            {
+                Masking = new RandomCells(0.6f, cell),
+            };
         return method with { Recipe = "imported", Data = data, Encoder = config };
     }
 }

@@ -36,7 +36,8 @@ public static class EncoderShape
         (int width, int patch) = Patch(Need("patch_embed.proj.weight"), Bad);
         ForeignTensor cls = Need("cls_token", "; encoders without [cls] are not read");
         if (cls.Values.Length != width)
-            throw Bad($"{Shown(cls)} has {cls.Values.Length} numbers, but the patch embedding makes {width} channels: [cls] must be (1, 1, {width})");
+            throw Bad($"{Shown(cls)} has {cls.Values.Length} numbers, but the patch embedding makes {width} channels: "
+                + $"(1, 1, {width}) would fit");
         int depth = 0;
         while (weights.Tensors.ContainsKey($"blocks.{depth}.norm1.weight")) depth++;
         if (depth == 0) throw Bad("it has a patch embedding but no block 'blocks.0'");
@@ -59,7 +60,8 @@ public static class EncoderShape
             Heads = heads,
             MlpRatio = (float)fc1.Shape[0] / width,
             // Without a mask token the encoder never saw hidden patches: MAE, or no masked modelling at all.
-            Corruption = weights.Tensors.ContainsKey("mask_token") || positions is null || table is not null ? Corruption.Replace : Corruption.Drop,
+            Corruption = weights.Tensors.ContainsKey("mask_token") || positions is null || table is not null
+                ? Corruption.Replace : Corruption.Drop,
             Positions = positions is null ? Positions.None : fixedTable ? Positions.SinCos : Positions.Learned,
             RelativeBias = (shared, weights.Tensors.ContainsKey(Block)) switch
             {
@@ -170,7 +172,8 @@ public static class EncoderShape
         VitConfig wanted = config.WithSize(size);
         if (wanted.Width == config.Width && wanted.Depth == config.Depth) return;
         string? fits = VitConfig.Sizes.FirstOrDefault(s => s.Value.Width == config.Width && s.Value.Depth == config.Depth).Key;
-        string tensor = wanted.Width != config.Width ? $"patch_embed.proj.weight is {config.Width} wide" : $"blocks.{config.Depth - 1} is the last block";
+        string tensor = wanted.Width != config.Width ? $"patch_embed.proj.weight is {config.Width} wide"
+            : $"blocks.{config.Depth - 1} is the last block";
         throw bad($"{tensor}, so its encoder is {config.Width} wide and {config.Depth} deep, but --vit {size} is {wanted.Width} wide and "
             + $"{wanted.Depth} deep; {(fits is null ? "leave --vit out" : $"--vit {fits} would fit")}");
     }

@@ -12,7 +12,8 @@ public sealed record ForeignTensor(string Source, long[] Shape, float[] Values);
 public sealed class ForeignWeights
 {
     // In order of preference; "" is the top level. A teacher is what iBOT and DINO evaluate.
-    private static readonly string[] s_places = ["teacher", "model", "model_state_dict", "state_dict", "module", "params", "student", "model_ema", ""];
+    private static readonly string[] s_places =
+        ["teacher", "model", "model_state_dict", "state_dict", "module", "params", "student", "model_ema", ""];
 
     /// <summary>The patch embedding's weight in each layout: what tells where the encoder is.</summary>
     private static readonly (string Name, NameLayout Layout)[] s_anchors =
@@ -136,8 +137,8 @@ public sealed class ForeignWeights
 
     private static string Example(WeightFile file) => file switch
     {
-        TorchFile { Entries.Count: 0, Skipped: [(_, string type), ..] } => $"; it holds a '{type}' whole, and that cannot be read without running its "
-            + "code: save its state_dict() instead",
+        TorchFile { Entries.Count: 0, Skipped: [(_, string type), ..] } => $"; it holds a '{type}' whole, and that cannot be read without "
+            + "running its code: save its state_dict() instead",
         { Entries.Count: > 0 } => $"; the first is '{file.Entries[0].Name}'",
         _ => "",
     };
@@ -149,6 +150,8 @@ public sealed class ForeignWeights
             || s_headStarts.Any(start => name.StartsWith(start, StringComparison.Ordinal));
 
     private static readonly string[] s_headStarts =
-        ["head.", "heads.", "head_dist.", "fc_norm.", "fc.", "decoder.", "decoder_", "pre_logits.", "pooler.", "predictor.", "projector.", "classifier.",
-            "lm_head.", "oracle."];
+    [
+        "head.", "heads.", "head_dist.", "fc_norm.", "fc.", "decoder.", "decoder_", "pre_logits.", "pooler.", "predictor.", "projector.",
+        "classifier.", "lm_head.", "oracle.",
+    ];
 }

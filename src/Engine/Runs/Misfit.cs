@@ -16,7 +16,8 @@ public static class Misfit
     /// <param name="ours">Shape of the parameter.</param>
     /// <param name="config">The encoder it belongs to.</param>
     public static string? Of(string name, ReadOnlySpan<long> theirs, Shape ours, VitConfig config)
-        => Fits(theirs, ours) ? null : $"'{name}' is ({string.Join(", ", theirs.ToArray())}), its parameter is {ours}{Remedy(name, theirs, config)}";
+        => Fits(theirs, ours) ? null
+            : $"'{name}' is ({string.Join(", ", theirs.ToArray())}), its parameter is {ours}{Remedy(name, theirs, config)}";
 
     /// <summary>Whether the numbers of a tensor can become those of a parameter.</summary>
     public static bool Fits(ReadOnlySpan<long> theirs, Shape ours)
@@ -42,14 +43,17 @@ public static class Misfit
         if (name.EndsWith("relative_position_bias_table", StringComparison.Ordinal) && theirs.Length == 2
             && Side(theirs[0] - RelativeBiasTable.ClsRows) is { } side && side % 2 == 1)
             return theirs[1] != config.Heads ? $": encoder.heads={theirs[1]} would fit"
-                : $": a table of {(side + 1) / 2} × {(side + 1) / 2} patches, which encoder.imagePixels={(side + 1) / 2 * config.PatchPixels} would fit";
+                : $": a table of {(side + 1) / 2} × {(side + 1) / 2} patches, which "
+                    + $"encoder.imagePixels={(side + 1) / 2 * config.PatchPixels} would fit";
         if (name == "patch_embed.proj.weight" && theirs.Length >= 2)
         {
             if (theirs[0] != config.Width) return $": encoder.width={theirs[0]} would fit";
             if (theirs.Length == 4 && theirs[1] != 3) return $": it reads pictures of {theirs[1]} channels, those here have 3";
-            if (Side(count / theirs[0] / 3) is { } patch && patch * patch * 3 * theirs[0] == count) return $": encoder.patchPixels={patch} would fit";
+            if (Side(count / theirs[0] / 3) is { } patch && patch * patch * 3 * theirs[0] == count)
+                return $": encoder.patchPixels={patch} would fit";
         }
-        if (name.EndsWith("norm1.weight", StringComparison.Ordinal) || name is "cls_token" or "norm.weight") return $": encoder.width={count} would fit";
+        if (name.EndsWith("norm1.weight", StringComparison.Ordinal) || name is "cls_token" or "norm.weight")
+            return $": encoder.width={count} would fit";
         if (name.EndsWith("attn.qkv.weight", StringComparison.Ordinal) && theirs.Length == 2 && theirs[0] == 3 * theirs[1])
             return $": encoder.width={theirs[1]} would fit";
         if (name.EndsWith("mlp.fc1.weight", StringComparison.Ordinal) && theirs.Length == 2 && theirs[1] == config.Width)

@@ -41,8 +41,8 @@ internal static class PickleCalls
         string root = module.Split('.')[0];
         bool builtin = root is "builtins" or "__builtin__" or "__builtins__";
         if (s_suspect.Contains(root) || (builtin && !s_plainBuiltins.Contains(name)))
-            throw new PickleException($"it asks to run '{Short($"{module}.{name}")}', which no weights need: the file may be an attack, and nothing "
-                + "of it was run");
+            throw new PickleException($"it asks to run '{Short($"{module}.{name}")}', which no weights need: the file may be an attack, and "
+                + "nothing of it was run");
         return new PickleGlobal(module, name);
     }
 
@@ -68,14 +68,16 @@ internal static class PickleCalls
                 return Dictionary(a, copy);
         }
         if (name.StartsWith("torch._utils._rebuild", StringComparison.Ordinal) || name.StartsWith("torch._tensor.", StringComparison.Ordinal))
-            throw new PickleException($"'{Short(name)}' makes a kind of tensor that this program does not read (quantised, sparse or of a subclass)");
+            throw new PickleException($"'{Short(name)}' makes a kind of tensor that this program does not read (quantised, sparse or of a "
+                + "subclass)");
         if (s_inert.Contains(name) || IsClass(callee)) return new PickleOpaque(Short(name));
         throw new PickleException($"it calls the function '{Short(name)}', which is not among those that weights need; nothing of it was run");
     }
 
     /// <summary>Python's classes begin with a capital, apart from those that every Python has.</summary>
     private static bool IsClass(PickleGlobal callee)
-        => callee.Module is "builtins" or "__builtin__" || char.IsUpper(callee.Name[(callee.Name.LastIndexOf('.') + 1)..].TrimStart('_').FirstOrDefault());
+        => callee.Module is "builtins" or "__builtin__"
+            || char.IsUpper(callee.Name[(callee.Name.LastIndexOf('.') + 1)..].TrimStart('_').FirstOrDefault());
 
     private static PickleDict Dictionary(object?[] arguments, Action<int> copy)
     {
@@ -105,7 +107,8 @@ internal static class PickleCalls
         UInt128 last = (UInt128)start, count = 1;
         for (int axis = 0; axis < extents.Length; axis++)
         {
-            if ((count *= (UInt128)extents[axis]) > long.MaxValue) throw new PickleException($"{what} has more elements than a number can count");
+            if ((count *= (UInt128)extents[axis]) > long.MaxValue)
+                throw new PickleException($"{what} has more elements than a number can count");
             // At most 32 axes of 2^63 × 2^63: the sum stays below 2^128 only while it is checked at every axis.
             if (extents[axis] > 1 && (last += (UInt128)(extents[axis] - 1) * (UInt128)steps[axis]) > long.MaxValue)
                 throw new PickleException($"{what} reaches beyond what a file can hold");
@@ -118,7 +121,8 @@ internal static class PickleCalls
     private static long[] Numbers(object? value, string what)
     {
         object?[]? items = value switch { PickleTuple t => t.Items, List<object?> l => [.. l], _ => null };
-        if (items is null || items.Length > MostAxes || !items.All(i => i is long)) throw new PickleException($"the {what} of a tensor is no tuple of numbers");
+        if (items is null || items.Length > MostAxes || !items.All(i => i is long))
+            throw new PickleException($"the {what} of a tensor is no tuple of numbers");
         return [.. items.Select(i => (long)i!)];
     }
 

@@ -8,15 +8,17 @@ internal static class StorageReference
     /// <exception cref="PickleException">It is none, or of a class that is not read.</exception>
     public static TorchStorage Parse(PickleTuple reference)
     {
-        if (reference.Items is not ["storage", PickleGlobal kind, string key, string or null, long elements, ..] || elements < 0 || key.Length > LongestKey)
+        if (reference.Items is not ["storage", PickleGlobal kind, string key, string or null, long elements, ..] || elements < 0
+            || key.Length > LongestKey)
             throw new PickleException("a storage reference is malformed");
         if (reference.Items.Length > 5 && reference.Items[5] is not null)
             throw new PickleException("a storage is part of another one, as PyTorch before 0.4 wrote them; save the file again with a newer one");
         return new TorchStorage(key, TypeOf(kind), elements);
     }
 
-    private static string TypeOf(PickleGlobal kind) => kind.Module is not ("torch" or "torch.storage" or "torch.cuda") ? throw Unknown(kind) : kind.Name switch
+    private static string TypeOf(PickleGlobal kind) => kind.Name switch
     {
+        _ when kind.Module is not ("torch" or "torch.storage" or "torch.cuda") => throw Unknown(kind),
         "FloatStorage" => "F32",
         "DoubleStorage" => "F64",
         "HalfStorage" => "F16",

@@ -134,7 +134,8 @@ public sealed class TorchFile : WeightFile
         zip.Verify(pickles[0], buffer);
         return Unpickle(new PickleSource(_file, pickles[0].Offset, pickles[0].Bytes), storage =>
         {
-            if (!zip.TryGet($"{root}data/{storage.Key}", out ZipRecord record)) throw new PickleException($"there is no record 'data/{storage.Key}'");
+            if (!zip.TryGet($"{root}data/{storage.Key}", out ZipRecord record))
+                throw new PickleException($"there is no record 'data/{storage.Key}'");
             if ((UInt128)storage.Elements * (UInt128)SafeTensors.ElementSize(storage.DType) != (UInt128)record.Bytes)
                 throw new PickleException($"record 'data/{storage.Key}' has {record.Bytes} bytes, but should hold {storage.Elements} elements of "
                     + storage.DType);
@@ -148,9 +149,11 @@ public sealed class TorchFile : WeightFile
     {
         PickleSource source = new(_file, 0, FileBytes);
         if (new Unpickler(source).Read() is not PickleOpaque { Class: Magic }) throw Bad("it is a pickle, but none that torch.save wrote");
-        if (new Unpickler(source).Read() is not (long)ProtocolVersion) throw Bad($"its format is not version {ProtocolVersion}, the only one there is");
+        if (new Unpickler(source).Read() is not (long)ProtocolVersion)
+            throw Bad($"its format is not version {ProtocolVersion}, the only one there is");
         if (new Unpickler(source).Read() is not PickleDict machine) throw Bad("it does not describe the machine it was written on");
-        if (machine.Pairs.Any(p => p is { Key: "little_endian", Value: false })) throw Bad("its numbers are big-endian; save it again on a little-endian machine");
+        if (machine.Pairs.Any(p => p is { Key: "little_endian", Value: false }))
+            throw Bad("its numbers are big-endian; save it again on a little-endian machine");
         object? objects = Unpickle(source, _ => -1);
         if (new Unpickler(source).Read() is not List<object?> keys) throw Bad("the list of its storages is missing");
         long at = source.Position;
@@ -162,9 +165,11 @@ public sealed class TorchFile : WeightFile
             if (at > FileBytes - 8) throw Bad($"storage '{name}' is missing: the file is truncated");
             _file.ReadAt(at, count);
             long elements = BinaryPrimitives.ReadInt64LittleEndian(count);
-            if (elements != known.Storage.Elements) throw Bad($"storage '{name}' has {elements} elements, its tensors were of {known.Storage.Elements}");
+            if (elements != known.Storage.Elements)
+                throw Bad($"storage '{name}' has {elements} elements, its tensors were of {known.Storage.Elements}");
             UInt128 bytes = (UInt128)elements * (UInt128)SafeTensors.ElementSize(known.Storage.DType);
-            if (bytes > (UInt128)(FileBytes - at - 8)) throw Bad($"storage '{name}' needs {bytes} bytes, {FileBytes - at - 8} are left: the file is truncated");
+            if (bytes > (UInt128)(FileBytes - at - 8))
+                throw Bad($"storage '{name}' needs {bytes} bytes, {FileBytes - at - 8} are left: the file is truncated");
             _storages[name] = (known.Storage, at + 8);
             at += 8 + (long)bytes;
         }
@@ -223,7 +228,8 @@ public sealed class TorchFile : WeightFile
         UInt128 bytes = (UInt128)size;
         foreach (long extent in tensor.Shape) bytes *= (UInt128)extent;   // at most 2^63 elements, checked when it was made
         if (bytes > (UInt128)(SmallFile + MostCopies * FileBytes - _bytes))
-            throw Bad($"tensor '{path}' of shape ({string.Join(", ", tensor.Shape)}) repeats its storage until all are more than {MostCopies} times the file");
+            throw Bad($"tensor '{path}' of shape ({string.Join(", ", tensor.Shape)}) repeats its storage until all are more than "
+                + $"{MostCopies} times the file");
         _bytes += (long)bytes;
         TensorEntry entry = new(path, tensor.Storage.DType, tensor.Shape, tensor.Offset * size, (long)bytes);
         if (!_byName.TryAdd(path, (entry, tensor))) throw Bad($"two tensors lie under '{path}'");
