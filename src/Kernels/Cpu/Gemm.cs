@@ -113,6 +113,18 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
+    private const int GeluPanels = 8;   // finished together: runs of 256 numbers and more, still in L2
+
+    /// <summary>The rows' GELU in columns [first, last).</summary>
+    private static void TakeGelu<TV>(in Product p, int firstRow, int lastRow, int first, int last) where TV : struct, ILanes<TV>
+    {
+        for (int r = firstRow; r < lastRow; r++)
+        {
+            nint at = (nint)r * p.N + first;
+            GeluRow<TV>(p.Gelu + at, p.C + at, last - first);
+        }
+    }
+
     private void Multiply<TV>(Product p) where TV : struct, ILanes<TV>
     {
         Units<TV>(ref p);
@@ -221,8 +233,9 @@ public sealed unsafe partial class CpuBackend
                         t.C = apart ? branch : c;
                         MicroKernels.Run<TV>(t, rows, vectors, false, p.Emitted);
                         if (apart) AddBranch(branch, row, rows, col, cols, starts);
-                        else if (p.Finish == Finish.Gelu && ends) TakeGelu(row, rows, col, cols);
                     }
+                    if (p.Finish == Finish.Gelu && ends && ((panel + 1 - firstPanel) % GeluPanels == 0 || panel + 1 == lastPanel))
+                        TakeGelu<TV>(p, firstRow, lastRow, (firstPanel + (panel - firstPanel) / GeluPanels * GeluPanels) * width, col + cols);
                 }
             }
         }
@@ -234,15 +247,6 @@ public sealed unsafe partial class CpuBackend
             {
                 float* c = p.C + (nint)r * p.N + col, x = starts ? p.Residual + (nint)r * p.N + col : c;
                 ScaleAddRow<TV>(c, branch, x, p.Scales.Gamma == null ? null : p.Scales.Gamma + col, p.Scales.OfRow(r), cols);
-            }
-        }
-
-        private void TakeGelu(int row, int rows, int col, int cols)
-        {
-            for (int r = row; r < row + rows; r++)
-            {
-                nint at = (nint)r * p.N + col;
-                GeluRow<TV>(p.Gelu + at, p.C + at, cols);
             }
         }
     }

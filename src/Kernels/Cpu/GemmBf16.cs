@@ -158,10 +158,9 @@ public sealed unsafe partial class CpuBackend
                             if (apart) AddBranch(p, spare, width, row, n, col, cols, starts);
                             else Close(spare, width, c, p.N, n, cols);
                         }
-                        if (p.Finish == Finish.Gelu && ends)
-                            for (int r = row; r < row + n; r++)
-                                GeluRow<Lanes16>(p.Gelu + (nint)r * p.N + col, p.C + (nint)r * p.N + col, cols);
                     }
+                    if (p.Finish == Finish.Gelu && ends && ((panel + 1 - firstPanel) % GeluPanels == 0 || panel + 1 == lastPanel))
+                        TakeGelu<Lanes16>(p, firstRow, lastRow, (firstPanel + (panel - firstPanel) / GeluPanels * GeluPanels) * width, col + cols);
                 }
             }
         }

@@ -1,0 +1,102 @@
+"""The training steps of `bench step` in PyTorch, on the CPU: forward, backward and AdamW of a SimMIM-style ViT on pictures in memory.
+
+    python3 bench/pytorch_step.py [MODELS [MODES [ROUNDS]]]
+
+MODELS: comma-separated of ti32 (32 px, patch 4, batch 64), ti, s (192 px, patch 16, batch 16), b (batch 8). MODES: f32, bf16 (autocast,
+attention written out: PyTorch's fused bf16 attention was slower where we tried it). Threads: OMP_NUM_THREADS. Models and modes are
+interleaved. PyTorch wants an OpenMP OpenBLAS and likes tcmalloc (LD_PRELOAD); it is a yardstick only, nothing here depends on it.
+"""
+import contextlib
+import sys
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+MODELS = {"ti32": (192, 3, 32, 4, 64), "ti": (192, 3, 192, 16, 16), "s": (384, 6, 192, 16, 16), "b": (768, 12, 192, 16, 8)}
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-12), nn.LayerNorm(width, eps=1e-12)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        b, n, c = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        if torch.is_autocast_enabled("cpu") if torch.__version__ >= "2.4" else torch.is_autocast_cpu_enabled():
+            y = ((q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        elif hasattr(F, "scaled_dot_product_attention"):
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = ((q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        x = x + self.proj(y.transpose(1, 2).reshape(b, n, c))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class SimMim(nn.Module):
+    def __init__(self, width, heads, pixels, patch):
+        super().__init__()
+        self.patch, n = patch, (pixels // patch) ** 2
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.cls, self.mask = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, width))
+        self.pos = nn.Parameter(torch.randn(1, n + 1, width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(12))
+        self.norm, self.head = nn.LayerNorm(width, eps=1e-12), nn.Linear(width, 3 * patch * patch)
+
+    def forward(self, images, hidden):
+        x = self.embed(images).flatten(2).transpose(1, 2)
+        x = torch.where(hidden.unsqueeze(-1), self.mask.to(x.dtype), x)
+        x = torch.cat([self.cls.to(x.dtype).expand(len(x), -1, -1), x], 1) + self.pos
+        for block in self.blocks:
+            x = block(x)
+        predicted = self.head(self.norm(x)[:, 1:])
+        target = F.pixel_unshuffle(images, self.patch).flatten(2).transpose(1, 2)
+        weight = hidden.unsqueeze(-1).float()
+        return ((predicted.float() - target).abs() * weight).sum() / (weight.sum() * target.shape[-1])
+
+
+def make(name):
+    width, heads, pixels, patch, batch = MODELS[name]
+    torch.manual_seed(0)
+    model = SimMim(width, heads, pixels, patch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05,
+                                  **({"fused": True} if torch.__version__ >= "2.4" else {}))
+    images = torch.randn(batch, 3, pixels, pixels)
+    return model, optimizer, images, torch.rand(batch, (pixels // patch) ** 2) < 0.6
+
+
+def step(case, mode):
+    model, optimizer, images, hidden = case
+    start = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16) if mode == "bf16" else contextlib.nullcontext():
+        loss = model(images, hidden)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
+
+
+def main():
+    names = (sys.argv[1] if len(sys.argv) > 1 else "ti32,ti,s,b").split(",")
+    modes = (sys.argv[2] if len(sys.argv) > 2 else "f32,bf16").split(",")
+    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 7
+    cases = [(name, mode, make(name), []) for name in names for mode in modes]
+    for round_ in range(-2, rounds):
+        for name, mode, case, seconds in cases:
+            t = step(case, mode)
+            if round_ >= 0:
+                seconds.append(t)
+    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, best and median of {rounds} interleaved steps")
+    for name, mode, case, seconds in cases:
+        seconds.sort()
+        batch = MODELS[name][4]
+        print(f"{name} {mode}: {batch / seconds[0]:.1f} img/s best, {batch / seconds[len(seconds) // 2]:.1f} median")
+
+
+main()
