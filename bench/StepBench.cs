@@ -58,7 +58,7 @@ internal static class StepBench
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
         byte[] pixels = new byte[c.Batch * 3 * c.Pixels * c.Pixels];
         for (int i = 0; i < pixels.Length; i++) pixels[i] = (byte)((uint)(i / 8) * 2654435761u >> 24);
-        long allocated = 0;
+        long allocated = long.MaxValue;
         for (int step = 0; step < 6; step++)
         {
             for (int i = 0; i < 5; i++) roofs.Add(roof.Fma());
@@ -67,7 +67,7 @@ internal static class StepBench
             pretrainer.Update(1e-4);
             if (step < 1) continue;   // the first step grows scratch and compiles
             seconds.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
-            allocated = GC.GetAllocatedBytesForCurrentThread() - before;
+            allocated = Math.Min(allocated, GC.GetAllocatedBytesForCurrentThread() - before);
         }
         double best = seconds.Min(), median = seconds.Order().ElementAt(seconds.Count / 2),
             speed = StepCost.Of(config).Total * c.Batch / best / 1e9;

@@ -12,7 +12,7 @@ internal unsafe struct WeightGradient
 {
     private const int PartRows = 384;         // of c in a unit: A's block of 400 tokens takes 614 kB of the 2 MB of L2
     private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
-    private const int LeastUnits = 4;
+    private const int LeastUnits = 4, LeastUnitsOfFew = 8, Few = 1 << 16;   // of few sums more can be kept and added
     private const int LongestBlock = 400;     // tokens
     private const int NarrowPart = 960;       // rows and columns of a part together: with so few, half a block leaves L2 room for the next
     private const int NarrowCols = 512;       // rows of b this short lie densely enough in the caches to be multiplied where they are
@@ -43,7 +43,7 @@ internal unsafe struct WeightGradient
         Block = BlockTokens(m, n, k);
         Blocks = Ceiling(k, Block);
         (RowParts, ColParts) = (Ceiling(m, PartRows), Ceiling(n, PartCols));
-        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, Ceiling(LeastUnits, RowParts * ColParts)));
+        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, Ceiling((long)m * n <= Few ? LeastUnitsOfFew : LeastUnits, RowParts * ColParts)));
         Ranges = Ceiling(Blocks, RangeBlocks);
     }
 
