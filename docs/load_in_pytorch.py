@@ -161,6 +161,10 @@ def features(model, pictures, block, final_norm, pooling):
         x = one(x) if bias is None else one(x, shared_rel_pos_bias=bias)
     if final_norm:
         x = model.norm(x)
+    if pooling is None:
+        return x
+    if pooling not in ("cls", "mean-patches"):
+        sys.exit(f"this script pools cls, mean-patches and tokens, not {pooling}")
     return x[:, 0] if pooling == "cls" else x[:, 1:].mean(1)
 
 
@@ -197,7 +201,7 @@ def main():
         rows.append(features(model, batch, how["block"], how["finalNorm"], how["pooling"]).numpy())
     found = np.concatenate(rows)
     worst, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
-    print(f"{len(paths)} pictures, {found.shape[1]} channels: largest difference {worst:.3g}, largest feature {largest:.3g}, "
+    print(f"{len(paths)} pictures, {found.shape[-1]} channels: largest difference {worst:.3g}, largest feature {largest:.3g}, "
           f"relative {worst / largest:.3g} (tolerance {TOLERANCE:g})")
     return 0 if worst <= TOLERANCE * max(1.0, largest) else 1
 

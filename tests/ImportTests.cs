@@ -283,7 +283,13 @@ public class ImportTests
             Assert.That(index[8], Is.EqualTo($"7,picture 7 of {data.Name},{set.Labels[7]},{data.Classes[set.Labels[7]]}"));
         }
         Assert.That(Mim(2, "embed", "--run", run, "--out", In("f"), "--block", "3").Error, Does.Contain("this encoder has 2; choose 1 … 2"));
-        Assert.That(Mim(2, "embed", "--run", run, "--out", In("f"), "--pooling", "max").Error, Does.Contain("write mean-patches or cls"));
+        Assert.That(Mim(2, "embed", "--run", run, "--out", In("f"), "--pooling", "mean-patch").Error, Does.Contain("did you mean 'mean-patches'"));
+        Assert.That(Mim(2, "embed", "--run", run, "--out", In("f"), "--pooling", "ab-milp").Error, Does.Contain("needs more than this encoder"));
+        Mim(0, "embed", "--run", run, "--split", "test", "--out", In("tokens"), "--pooling", "tokens", "--block", "1", "--threads", "2");
+        (int pictures, int numbers, float[] tokens) = Npy(In("tokens/features.npy"));
+        Assert.That((pictures, numbers), Is.EqualTo((2000, (1 + Grid * Grid) * Width)));
+        for (int i = 0; i < 2000; i += 100)
+            Assert.That(tokens.AsSpan(i * numbers, Width).ToArray(), Is.EqualTo(values.AsSpan(i * Width, Width).ToArray()), "[cls] is the first token");
         Assert.That(Mim(1, "embed", "--run", In("none"), "--out", In("f")).Error, Does.Contain("no such run folder"));
         Assert.That(Mim(1, "embed", "--run", run, "--data", In("nowhere"), "--out", In("f")).Error, Does.Contain("nowhere"));
 
@@ -355,9 +361,9 @@ public class ImportTests
         Assert.That((10 + length) % 64, Is.Zero);
         string header = Encoding.ASCII.GetString(bytes, 10, length);
         System.Text.RegularExpressions.Match shape = System.Text.RegularExpressions.Regex.Match(header,
-            @"^\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d+), (\d+)\), \} *\n$");
+            @"^\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d+)(, (\d+))+\), \} *\n$");
         Assert.That(shape.Success, header);
         float[] values = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, float>(bytes.AsSpan(10 + length)).ToArray();
-        return (int.Parse(shape.Groups[1].Value), int.Parse(shape.Groups[2].Value), values);
+        return (int.Parse(shape.Groups[1].Value), shape.Groups[3].Captures.Aggregate(1, (n, c) => n * int.Parse(c.Value)), values);
     }
 }

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using MimEngine.Engine.Data;
 using MimEngine.Engine.Experiments;
+using MimEngine.Engine.Pretraining;
 using MimEngine.Engine.Probing;
 
 namespace MimEngine.Cli;
@@ -8,7 +9,7 @@ namespace MimEngine.Cli;
 /// <summary><c>mim embed</c>: features of pictures for other programs.</summary>
 internal static class EmbedCommand
 {
-    private static readonly Dictionary<string, Pooling> s_poolings = new() { ["mean-patches"] = Pooling.MeanPatches, ["cls"] = Pooling.Cls };
+    private const string Tokens = "tokens";
 
     private static readonly Dictionary<string, Split> s_splits = new() { ["all"] = Split.All, ["train"] = Split.Train, ["test"] = Split.Test };
 
@@ -18,7 +19,9 @@ internal static class EmbedCommand
         Option<string?> output = Options.Text("--out", "FOLDER", "Where to write features.npy, index.csv and embed.json.");
         Option<string?> data = Options.Data("Pictures: a folder, a .mimpack file, CIFAR .bin or idx files. [those of the run]");
         Option<string?> split = Options.Text("--split", "NAME", "all, train or test. [all]");
-        Option<string?> pooling = Options.Text("--pooling", "NAME", "mean-patches or cls. [mean-patches]");
+        Option<string?> pooling = Options.Text("--pooling", "NAME",
+            "How a picture's tokens become one vector: mean-patches, cls, mean-head and the other aggregations of 'mim probe --beside'; "
+            + "or tokens, all of them as they are. [mean-patches]");
         Option<long?> block = Options.Number("--block", "N", "Block whose output is read, from 1; 0 is the last. [0]");
         Option<bool> raw = Options.Flag("--no-final-norm", "Read the block's output as it is, without the encoder's final LayerNorm.");
         Option<string?> device = Options.Device();
@@ -34,7 +37,7 @@ internal static class EmbedCommand
             Out = parsed.GetValue(output)!,
             Data = parsed.GetValue(data),
             Split = Chosen(s_splits, "--split", parsed.GetValue(split)),
-            Pooling = Chosen(s_poolings, "--pooling", parsed.GetValue(pooling)),
+            Pooling = Aggregation(parsed.GetValue(pooling)),
             Block = (int)Math.Min(parsed.GetValue(block) ?? 0, int.MaxValue),
             FinalNorm = !parsed.GetValue(raw),
             Device = parsed.GetValue(device) ?? "cpu",
@@ -47,6 +50,14 @@ internal static class EmbedCommand
     private static T Chosen<T>(Dictionary<string, T> known, string option, string? word) => word is null ? known.First().Value
         : known.TryGetValue(word, out T? value) ? value : throw new UsageException($"{option} {word}: write {string.Join(" or ", known.Keys)}.");
 
+    private static Pooling? Aggregation(string? word) => word switch
+    {
+        null => Pooling.MeanPatches,
+        Tokens => null,
+        _ => ConfigJson.Choice<Pooling>(word) ?? throw new UsageException($"--pooling {word}: there is no such aggregation"
+            + UsageError.OrKnown(word, [Tokens, .. Enum.GetValues<Pooling>().Select(ConfigJson.Word)])),
+    };
+
     private static int Run(Terminal terminal, EmbedOptions options)
     {
         IDisplay display = terminal.Display();
@@ -55,9 +66,9 @@ internal static class EmbedCommand
             terminal.Stop.Token));
         EmbedReport r = report!;
         foreach (string note in r.Notes) display.Warn(note);
-        display.Line($"{options.Out}: features.npy ({r.Pictures}, {r.Width}) of {r.Data}, block {r.Block}, "
-            + $"{(r.FinalNorm ? "with" : "without")} the final norm, {(r.Pooling == Pooling.Cls ? "[cls]" : "mean of patches")}; "
-            + "index.csv names the rows.");
+        string shape = r.Pooling is null ? $"{r.Pictures}, {r.Tokens}, {r.Width}" : $"{r.Pictures}, {r.Width}";
+        display.Line($"{options.Out}: features.npy ({shape}) of {r.Data}, block {r.Block}, {(r.FinalNorm ? "with" : "without")} the final norm, "
+            + $"{(r.Pooling is { } pooling ? ConfigJson.Word(pooling) : Tokens)}; index.csv names the rows.");
         return 0;
     }
 }

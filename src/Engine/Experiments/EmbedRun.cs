@@ -27,7 +27,8 @@ public sealed record EmbedOptions
     /// <summary>1-based block whose output is read; 0 = the last.</summary>
     public int Block { get; init; }
 
-    public Pooling Pooling { get; init; } = Pooling.MeanPatches;
+    /// <summary>How tokens become one vector; none = all tokens as they are.</summary>
+    public Pooling? Pooling { get; init; } = Probing.Pooling.MeanPatches;
 
     /// <summary>Apply the encoder's final LayerNorm, where it has one.</summary>
     public bool FinalNorm { get; init; } = true;
@@ -49,12 +50,16 @@ public sealed record EmbedReport
     public required string Data { get; init; }
     public required int Pictures { get; init; }
 
-    /// <summary>Numbers of a feature.</summary>
+    /// <summary>Vectors of a picture: 1, or its tokens, [cls] first.</summary>
+    public required int Tokens { get; init; }
+
+    /// <summary>Numbers of a vector.</summary>
     public required int Width { get; init; }
 
     public required int Block { get; init; }
     public required bool FinalNorm { get; init; }
-    public required Pooling Pooling { get; init; }
+    /// <summary>None = all tokens.</summary>
+    public required Pooling? Pooling { get; init; }
 
     /// <summary>Side of the square that pictures are resized to.</summary>
     public required int Pixels { get; init; }
@@ -62,7 +67,9 @@ public sealed record EmbedReport
     public required IReadOnlyList<string> Notes { get; init; }
 }
 
-/// <summary>Features of pictures → <c>features.npy</c> (N, C) float32 and <c>index.csv</c>, which says what picture each row is.</summary>
+/// <summary>
+/// Features of pictures → <c>features.npy</c>, (N, C) or (N, tokens, C) float32, and <c>index.csv</c>, which says what picture each row is.
+/// </summary>
 public static class EmbedRun
 {
     private const int Batch = 256;
@@ -80,7 +87,15 @@ public static class EmbedRun
             throw new ConfigException($"--block is {options.Block}, but this encoder has {vit.Depth}; choose 1 … {vit.Depth}, 0 being the last.");
         using IDataset data = Datasets.Open(options.Data ?? trained.Config.Data, options.Split);
         using Backend backend = Backend.Open(options.Device, options.Threads);
-        var place = new FeaturePlace(options.Block == 0 ? vit.Depth : options.Block, options.FinalNorm && vit.FinalNorm, options.Pooling);
+        if (options.Pooling is Pooling.AbMilp or Pooling.Oracle)
+            throw new ConfigException($"--pooling {ConfigJson.Word(options.Pooling.Value)} needs more than this encoder: a classifier that learns "
+                + "it, or a second run; see mim probe --beside.");
+        if (options.Pooling?.Window() > vit.Grid)
+            throw new ConfigException($"--pooling {ConfigJson.Word(options.Pooling.Value)} reads {options.Pooling.Value.Window()} patches a side, "
+                + $"but this encoder has {vit.Grid}.");
+        // What AbMILP is given is every token.
+        var place = new FeaturePlace(options.Block == 0 ? vit.Depth : options.Block, options.FinalNorm && vit.FinalNorm,
+            options.Pooling ?? Pooling.AbMilp);
         using var encoder = new FrozenEncoder(backend, vit, place);
         trained.LoadInto(encoder);
         try
@@ -95,10 +110,11 @@ public static class EmbedRun
                 Step = trained.Checkpoint.Header.Step,
                 Data = data.Name,
                 Pictures = data.Count,
-                Width = encoder.Width,
+                Tokens = encoder.Row.Parts[0].Tokens,
+                Width = encoder.Row.Parts[0].Width,
                 Block = place.Block,
                 FinalNorm = place.FinalNorm,
-                Pooling = place.Pooling,
+                Pooling = options.Pooling,
                 Pixels = vit.ImagePixels,
                 Notes = notes,
             };
@@ -116,8 +132,10 @@ public static class EmbedRun
         List<string> notes, CancellationToken stop)
     {
         int[] ids = new int[data.Count];
-        float[] features = new float[Math.Min(Batch, data.Count) * encoder.Width];
-        using var writer = new NpyWriter(Path.Combine(options.Out, "features.npy"), data.Count, encoder.Width);
+        float[] features = new float[checked(Math.Min(Batch, data.Count) * encoder.Width)];
+        FeaturePart part = encoder.Row.Parts[0];
+        string path = Path.Combine(options.Out, "features.npy");
+        using NpyWriter writer = part.Tokens == 1 ? new(path, data.Count, part.Width) : new(path, data.Count, part.Tokens, part.Width);
         using var loader = new Loader(new LoaderConfig(data, new AugmentedViews(AugmentConfig.Resize, pixels), Batch)
         {
             Order = LoaderOrder.InOrder,

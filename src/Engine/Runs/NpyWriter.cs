@@ -4,7 +4,7 @@ using System.Text;
 
 namespace MimEngine.Engine.Runs;
 
-/// <summary>Writes a matrix of float32 as NumPy's <c>.npy</c>, version 1.0, row by row, so that none is held in memory.</summary>
+/// <summary>Writes float32 rows as NumPy's <c>.npy</c>, version 1.0, row by row, so that none is held in memory.</summary>
 public sealed class NpyWriter : IDisposable
 {
     private const int Alignment = 64;
@@ -14,10 +14,17 @@ public sealed class NpyWriter : IDisposable
     private long _missing;
 
     /// <param name="path">Made or replaced once all rows are written.</param>
-    public NpyWriter(string path, long rows, int columns)
+    /// <param name="row">Extents of one row: (rows, C), or (rows, T, C).</param>
+    public NpyWriter(string path, long rows, params ReadOnlySpan<int> row)
     {
-        (_path, _columns, _missing) = (path, columns, rows);
-        string shape = string.Create(CultureInfo.InvariantCulture, $"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+        (_path, _columns, _missing) = (path, 1, rows);
+        string extents = rows.ToString(CultureInfo.InvariantCulture);
+        foreach (int extent in row)
+        {
+            _columns = checked(_columns * extent);
+            extents += ", " + extent.ToString(CultureInfo.InvariantCulture);
+        }
+        string shape = $"{{'descr': '<f4', 'fortran_order': False, 'shape': ({extents}), }}";
         int length = (10 + shape.Length + 1 + Alignment - 1) / Alignment * Alignment - 10;
         _file = new FileStream(Temporary, FileMode.Create, FileAccess.Write, FileShare.Read, bufferSize: 1 << 16);
         _file.Write([0x93, .. "NUMPY"u8, 1, 0, (byte)length, (byte)(length >> 8)]);
