@@ -309,44 +309,13 @@ public class GemmTests
         return 0.5 * x * (1 + 2 / Math.Sqrt(Math.PI) * sum);
     }
 
-    [TestCaseSource(nameof(Levels))]
-    public unsafe void A_small_product_in_place_is_right_with_every_stride_and_touches_nothing_else(SimdLevel level)
-    {
-        foreach (int m in new[] { 1, 3, 8, 13 })
-            foreach (int n in new[] { 1, 7, 16, 17, 47, 48, 49, 64, 100 })
-                foreach (int k in new[] { 1, 5, 16, 33 })
-                    foreach (bool transposed in new[] { false, true })
-                    {
-                        int cRow = n + 3, bRow = n + 2, aRow = transposed ? 1 : k + 1, aStep = transposed ? m + 1 : 1;
-                        float[] a = Numbers((m + 1) * (k + 1), 1), b = Numbers(k * bRow, 2), c = Numbers(m * cRow, 3), c0 = [.. c];
-                        bool add = (m + n + k) % 2 == 0;
-                        fixed (float* pa = a, pb = b, pc = c)
-                        {
-                            if (level == SimdLevel.Vector512) SmallGemm.Multiply<Lanes16>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n, k,
-                                add);
-                            else if (level == SimdLevel.Vector256) SmallGemm.Multiply<Lanes8>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n,
-                                k, add);
-                            else SmallGemm.Multiply<Lanes1>(pc, cRow, pa, aRow, aStep, pb, bRow, m, n, k, add);
-                        }
-                        for (int i = 0; i < c.Length; i++)
-                        {
-                            (int r, int j) = (i / cRow, i % cRow);
-                            if (j >= n) Assert.That(c[i], Is.EqualTo(c0[i]));
-                            else Close(c[i], Sum(k, p => a[r * aRow + p * aStep], p => b[p * bRow + j], add ? c0[i] : 0), k,
-                                $"{m}×{n}×{k} at {i}");
-                        }
-                    }
-
-        static float[] Numbers(int n, int name) => [.. Enumerable.Range(0, n).Select(i => (i * 7919 + name * 104729) % 2001 / 1000f - 1f)];
-    }
-
     [Test]
     public unsafe void A_transposition_moves_every_element()
     {
         foreach ((int rows, int cols) in new[] { (1, 1), (4, 4), (5, 7), (16, 64), (17, 66), (50, 33) })
         {
             float[] x = [.. Enumerable.Range(0, rows * (cols + 1)).Select(i => (float)i)], y = new float[cols * (rows + 2)];
-            fixed (float* px = x, py = y) SmallGemm.Transpose(py, rows + 2, px, cols + 1, rows, cols);
+            fixed (float* px = x, py = y) GemmPack.Transpose(py, rows + 2, px, cols + 1, rows, cols);
             for (int i = 0; i < y.Length; i++)
                 Assert.That(y[i], Is.EqualTo(i % (rows + 2) < rows ? x[i % (rows + 2) * (cols + 1) + i / (rows + 2)] : 0f));
         }
