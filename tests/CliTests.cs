@@ -64,6 +64,17 @@ public class CliTests
     }
 
     [Test]
+    public void Check_shows_the_largest_error_of_each_stage_and_asks_for_a_device()
+    {
+        (int code, string output, string error) = Mim("check", "--device", "cpu", "--vit", "micro", "--batch", "2");
+        Assert.That((code, error), Is.EqualTo((0, "")));
+        Assert.That(output, Does.Match(@"(?m)^  backward +\d+ ").And.Match(@"(?m)^All \d+ tensors agree\."));
+        (code, _, error) = Mim("check");
+        Assert.That(code, Is.EqualTo(2));
+        Assert.That(error, Does.Contain("--device is missing"));
+    }
+
+    [Test]
     public void A_live_terminal_shows_the_same_facts()
     {
         StringWriter output = new();

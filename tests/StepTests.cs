@@ -14,7 +14,7 @@ public class StepTests
 {
     private const int Pixels = 32, Batch = 16;
 
-    private static PretrainConfig Config(string recipe)
+    internal static PretrainConfig Config(string recipe)
     {
         PretrainConfig c = Recipes.Short(Recipes.AtPixels(Recipes.Named(recipe), Pixels), epochs: 1, Batch);
         return c with
@@ -24,7 +24,7 @@ public class StepTests
         };
     }
 
-    private static byte[] Pictures(int seed)
+    internal static byte[] Pictures(int seed)
     {
         // Blobs on a ground: something to fill in, and corners for FAST.
         byte[] pixels = new byte[Batch * 3 * Pixels * Pixels];

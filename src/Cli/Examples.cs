@@ -12,6 +12,14 @@ internal static class Examples
             "  mim devices --threads 4      the same with four CPU threads",
             "",
         ],
+        "check" =>
+        [
+            "Examples:",
+            "  mim check --device cuda                               the default run's first step on the GPU, beside the CPU",
+            "  mim check --device cuda --run runs/photos             a run's own network, from its newest checkpoint",
+            "  mim check --device sim --vit micro --batch 2          the GPU kernels without a GPU",
+            "",
+        ],
         "pack" =>
         [
             "Examples:",

@@ -71,6 +71,7 @@ public static class Program
             ShowMasksCommand.Build(terminal),
             PackCommand.Build(terminal),
             DevicesCommand.Build(terminal),
+            CheckCommand.Build(terminal),
         };
         HelpOption help = root.Options.OfType<HelpOption>().Single();
         help.Action = new HelpWithExamples((SynchronousCommandLineAction)help.Action!);

@@ -86,7 +86,7 @@ public static class BackendLoader
         }
         try
         {
-            Type provider = new Folder(assembly).LoadFromAssemblyPath(assembly).GetExportedTypes()
+            Type provider = new Folder(folder).LoadFromAssemblyPath(assembly).GetExportedTypes()
                 .Single(t => typeof(IBackendProvider).IsAssignableFrom(t) && !t.IsAbstract);
             s_provider = (IBackendProvider)Activator.CreateInstance(provider)!;
         }
@@ -98,12 +98,10 @@ public static class BackendLoader
     }
 
     /// <summary>Loads the backend's own libraries from its folder; this assembly stays the one that is running.</summary>
-    private sealed class Folder(string assembly) : AssemblyLoadContext("ilgpu")
+    private sealed class Folder(string path) : AssemblyLoadContext("ilgpu")
     {
-        private readonly AssemblyDependencyResolver _resolver = new(assembly);
-
         protected override Assembly? Load(AssemblyName name)
             => name.Name == typeof(Backend).Assembly.GetName().Name ? typeof(Backend).Assembly
-                : _resolver.ResolveAssemblyToPath(name) is { } path ? LoadFromAssemblyPath(path) : null;
+                : File.Exists(Path.Combine(path, name.Name + ".dll")) ? LoadFromAssemblyPath(Path.Combine(path, name.Name + ".dll")) : null;
     }
 }

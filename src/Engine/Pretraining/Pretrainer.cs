@@ -73,6 +73,23 @@ public sealed class Pretrainer : IDisposable
         _tape.Reset();
     }
 
+    /// <summary>Tokens after a block for one batch, without gradient, downloaded; the final normalisation follows the last block.</summary>
+    /// <param name="block">1 … depth.</param>
+    public float[] Tokens(ReadOnlySpan<byte> pixels, long batchNumber, int block)
+    {
+        int b = _config.Run.Batch, s = _config.Encoder.ImagePixels;
+        var shape = new Shape(b, 3, s, s);
+        _tape.BeginNoGrad();
+        Tensor crops = _tape.Keep(shape, DType.U8), images = _tape.Keep(shape);
+        _backend.Upload(crops, pixels);
+        _backend.NormalizeImages(images, crops, Normalization.Mean, Normalization.Std);
+        var request = new EncodeRequest(DrawMasks(batchNumber), DrawDropScales(batchNumber), block, block < Model.Encoder.Depth, _visible);
+        float[] tokens = Transfer.Floats(_backend, Model.Encoder.Encode(_tape, images, request).All.Data);
+        _tape.EndNoGrad();
+        _tape.Reset();
+        return tokens;
+    }
+
     /// <summary>Clips and updates at this learning rate.</summary>
     public void Update(double rate)
     {

@@ -65,15 +65,16 @@ internal sealed partial class IlgpuBackend : Backend
         CopyIn(Bytes(destination), source);
     }
 
-    public override void Download(Span<byte> destination, Tensor source)
+    public override unsafe void Download(Span<byte> destination, Tensor source)
     {
         if (destination.Length != source.Bytes)
             throw new ArgumentException($"Download: a tensor of {source.Bytes} bytes into {destination.Length}.");
         if (destination.Length == 0) return;
         try
         {
-            Bytes(source).CopyToCPU(_accelerator.DefaultStream, ref MemoryMarshal.GetReference(destination), destination.Length);
-            _accelerator.DefaultStream.Synchronize();
+            // ILGPU takes an address and pins nothing.
+            fixed (byte* to = destination)
+                Bytes(source).CopyToCPU(_accelerator.DefaultStream, ref *to, destination.Length);
         }
         catch (AcceleratorException e) { throw Lost(e); }
     }
@@ -114,7 +115,9 @@ internal sealed partial class IlgpuBackend : Backend
     /// <summary>Results a side that one group of a product makes.</summary>
     private int Block => 4 * (_simulated ? Tile4.Side : Tile16.Side);
 
-    private static ArrayView<byte> Bytes(Tensor t) => ((DeviceStorage)t.Storage).View.SubView(t.ByteOffset, t.Bytes);
+    /// <summary>A tensor's bytes. Kernels count elements in 32 bits.</summary>
+    private static ArrayView<byte> Bytes(Tensor t) => t.Count <= int.MaxValue ? ((DeviceStorage)t.Storage).View.SubView(t.ByteOffset, t.Bytes)
+        : throw new DeviceException($"A tensor of {t.Count:N0} numbers is more than a GPU kernel counts ({int.MaxValue:N0}); use a smaller batch.");
 
     private static ArrayView<float> F(Tensor t) => t.DType == DType.F32 ? Bytes(t).Cast<float>()
         : throw new ArgumentException($"This operation takes float32; the tensor is {t.DType}.");
@@ -144,13 +147,16 @@ internal sealed partial class IlgpuBackend : Backend
         return s.View.SubView(0, bytes).Cast<T>();
     }
 
-    /// <summary>Queues a copy from the host. CUDA has read pageable memory on return; others are waited for.</summary>
-    private void CopyIn<T>(ArrayView<T> to, ReadOnlySpan<T> from) where T : unmanaged
+    /// <summary>Queues a copy from the host. CUDA has read pageable memory on return; others are waited for. ILGPU pins nothing.</summary>
+    private unsafe void CopyIn<T>(ArrayView<T> to, ReadOnlySpan<T> from) where T : unmanaged
     {
         try
         {
-            to.CopyFromCPU(_accelerator.DefaultStream, ref MemoryMarshal.GetReference(from), from.Length);
-            if (_accelerator is not CudaAccelerator) _accelerator.DefaultStream.Synchronize();
+            fixed (T* first = from)
+            {
+                to.CopyFromCPUUnsafeAsync(_accelerator.DefaultStream, ref *first, from.Length);
+                if (_accelerator is not CudaAccelerator) _accelerator.DefaultStream.Synchronize();
+            }
         }
         catch (AcceleratorException e) { throw Lost(e); }
     }

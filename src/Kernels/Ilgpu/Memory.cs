@@ -1,4 +1,5 @@
 using ILGPU;
+using ILGPU.Runtime;
 
 namespace MimEngine.Kernels.Ilgpu;
 
@@ -10,7 +11,12 @@ internal sealed partial class IlgpuBackend
         else LaunchEach(y.Count, new FillFloats(F(y), value));
     }
 
-    public override void Copy(Tensor y, Tensor x) => LaunchEach(y.Bytes, new CopyBytes(Bytes(y), Bytes(x)));
+    public override void Copy(Tensor y, Tensor x)
+    {
+        if (y.Bytes == 0) return;
+        try { Bytes(x).CopyTo(_accelerator.DefaultStream, Bytes(y)); }
+        catch (AcceleratorException e) { throw Lost(e); }
+    }
 
     public override void AddScaled(Tensor y, Tensor x, float a, float b) => LaunchEach(y.Count, new AddScaledFloats(F(y), F(x), a, b));
 }
@@ -30,15 +36,6 @@ internal readonly struct FillBytes(ArrayView<byte> y, byte value) : IKernel
     {
         int i = Team.Index<TT>();
         if (i < y.Length) y[i] = value;
-    }
-}
-
-internal readonly struct CopyBytes(ArrayView<byte> y, ArrayView<byte> x) : IKernel
-{
-    public void Run<TT>() where TT : struct, ITile
-    {
-        int i = Team.Index<TT>();
-        if (i < y.Length) y[i] = x[i];
     }
 }
 
