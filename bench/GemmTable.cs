@@ -38,6 +38,8 @@ internal static class GemmTable
                 foreach (int c in widths)
                     foreach ((int n, int k) in new[] { (3 * c, c), (c, c), (4 * c, c), (c, 4 * c) })
                         Measure(backends, roof, t, m, n, k, rounds, kinds, shares);
+            double[] tile = [.. Enumerable.Range(0, rounds).Select(_ => (roof.Tile() ?? 0) / Math.Max(roof.Fma(), roof.Fma()))];
+            Console.WriteLine($"| {t} | 8 × 48 × 128 | the tile alone, in L1 | | | | {tile.Max():P1} | {Median(tile):P1} |");
             foreach (var group in shares.GroupBy(s => s.Kind))
             {
                 string least = $"least {group.Min(s => s.Best):P1}, mean {group.Average(s => s.Best):P1} | mean {group.Average(s => s.Ratio):P1}";
