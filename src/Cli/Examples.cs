@@ -68,6 +68,13 @@ internal static class Examples
             "  mim embed --run runs/mae-base --data photos/ --pooling cls --out features-cls",
             "",
         ],
+        "analyze" =>
+        [
+            "Examples:",
+            "  mim analyze --run runs/mae-001                        distance, NMI, entropy and magnitudes of every block and head",
+            "  mim analyze --run runs/mae-001 --data photos/ --count 256",
+            "",
+        ],
         "show-masks" =>
         [
             "Examples:",

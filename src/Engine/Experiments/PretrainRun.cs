@@ -80,6 +80,7 @@ public sealed class PretrainRun : IDisposable
     private readonly RunState _state;
     private readonly string _configHash;
     private readonly Reconstruction _reconstruction;
+    private readonly Health _health;
     private readonly List<string> _pictures = [];
     private long _step;
     private string? _trouble;
@@ -97,7 +98,9 @@ public sealed class PretrainRun : IDisposable
         _plan = MemoryPlan.Of(_config, options.Device, options.Threads);
         _pretrainer = new Pretrainer(_backend, _config, _plan.ArenaBytes, initialise: options.Resume is null);
         _state = new RunState(_backend, _pretrainer);
-        _reconstruction = new Reconstruction(_backend, _config, FixedCrops());
+        byte[] shown = FixedCrops();
+        _reconstruction = new Reconstruction(_backend, _config, shown);
+        _health = new Health(_backend, _config.Encoder, shown);
         _folder = options.Resume is { } old ? RunDirectory.Resume(old)
             : options.Out is { } path ? RunDirectory.Create(path, json)
             : RunDirectory.CreateNumbered("runs", _config.Recipe.Length > 0 ? _config.Recipe : "pretrain", json);
@@ -136,6 +139,7 @@ public sealed class PretrainRun : IDisposable
         });
         var span = _config.Rates(batches);
         long everyCheckpoint = Every(run.CheckpointEveryEpochs, span.StepsPerEpoch), everyPicture = Every(run.PicturesEveryEpochs, span.StepsPerEpoch);
+        long everyHealth = Every(run.HealthEveryEpochs, span.StepsPerEpoch);
         using var metrics = MetricsLog.Open(_folder.Metrics, _step);
         using var events = EventFile.Create(_folder.Path, _step, _options.Clock);
         _observer.Started(new PretrainStart(_folder.Path, _config, _backend.Description, _dataset.Name, _dataset.Count, _plan, _step, total,
@@ -150,7 +154,8 @@ public sealed class PretrainRun : IDisposable
             _step++;
             bool last = _step == total || stop.IsCancellationRequested, save = last || _step % everyCheckpoint == 0;
             bool draw = _step == total || (everyPicture > 0 && _step % everyPicture == 0);
-            if (save || draw || _step % run.LogEverySteps == 0)
+            bool look = everyHealth > 0 && _step % everyHealth == 0;
+            if (save || draw || look || _step % run.LogEverySteps == 0)
             {
                 StepReadout read = _pretrainer.ReadOut(_step);
                 loss = read.Losses.Sum();
@@ -161,7 +166,7 @@ public sealed class PretrainRun : IDisposable
                 var line = new PretrainProgress(_step, total, (double)_step / span.StepsPerEpoch, loss, rate, read.GradientNorm, speed,
                     Math.Clamp((waited - waitBefore) / seconds, 0, 1), TimeSpan.FromSeconds(pace * (total - _step)));
                 (lineStart, lineStep, waitBefore) = (now, _step, waited);
-                Log(metrics, events, line, read);
+                Log(metrics, events, line, read, look ? _health.Look(_pretrainer.Model.Encoder, _pretrainer.Arena.Guest()) : []);
                 _observer.Progress(line);
             }
             if (draw) Draw(events);
@@ -187,13 +192,13 @@ public sealed class PretrainRun : IDisposable
         _pretrainer.Update(rate);
     }
 
-    private void Log(MetricsLog metrics, EventFile events, PretrainProgress p, StepReadout read)
+    private void Log(MetricsLog metrics, EventFile events, PretrainProgress p, StepReadout read, IReadOnlyList<Metric> health)
     {
         List<Metric> line = [new("epoch", p.Epoch), new("loss", p.Loss)];
         if (read.Losses.Length > 1)
             for (int i = 0; i < read.Losses.Length; i++) line.Add(new("loss." + _config.Terms[i].Name, read.Losses[i]));
         line.AddRange([new("rate", p.Rate), new("gradient_norm", p.GradientNorm), new("images_per_second", p.ImagesPerSecond),
-            new("data_wait", p.DataWait)]);
+            new("data_wait", p.DataWait), .. health]);
         metrics.Write(p.Step, line.ToArray());
         foreach (Metric m in line) events.Scalar(p.Step, "train/" + m.Name, m.Value);
         string? trouble = metrics.Trouble ?? events.Trouble;

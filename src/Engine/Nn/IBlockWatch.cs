@@ -11,6 +11,7 @@ public interface IBlockWatch
     /// <param name="before">(B, N, C): the residual stream that entered.</param>
     /// <param name="qkv">(B, N, 3·C).</param>
     /// <param name="bias">(H, N, N) or none.</param>
-    /// <param name="after">(B, N, C): before plus the attention branch.</param>
-    void Attended(Tape t, int block, Tensor before, Tensor qkv, int heads, Tensor? bias, Tensor after);
+    /// <param name="gamma">(C) LayerScale of the branch, or none.</param>
+    /// <param name="after">(B, N, C): before plus gamma times the attention branch.</param>
+    void Attended(Tape t, int block, Tensor before, Tensor qkv, int heads, Tensor? bias, Tensor? gamma, Tensor after);
 }

@@ -52,6 +52,9 @@ public sealed record RunConfig
     /// <summary>Checkpoints kept.</summary>
     public int KeepCheckpoints { get; init; } = 2;
 
+    /// <summary>Epochs between looks at every block's attention on a few fixed pictures ("health.…" in metrics); 0 = never.</summary>
+    public double HealthEveryEpochs { get; init; } = 1;
+
     /// <summary>Epochs between reconstruction pictures; they are always drawn at the end; 0 = only then.</summary>
     public double PicturesEveryEpochs { get; init; } = 10;
 }
@@ -131,6 +134,7 @@ public sealed record PretrainConfig
         Require(Run.Steps >= 0, $"run.steps is {Run.Steps}; 0 means as many as run.epochs make.");
         Require(Run.LogEverySteps > 0, $"run.logEverySteps is {Run.LogEverySteps}; it must be positive.");
         Require(Run.CheckpointEveryEpochs > 0, $"run.checkpointEveryEpochs is {Run.CheckpointEveryEpochs}; it must be positive.");
+        Require(Run.HealthEveryEpochs >= 0, $"run.healthEveryEpochs is {Run.HealthEveryEpochs}; it must be 0 (never) or more.");
         Require(Run.KeepCheckpoints > 0, $"run.keepCheckpoints is {Run.KeepCheckpoints}; at least the newest must stay.");
         Require(Optim.Rate > 0 && double.IsFinite(Optim.Rate), $"optim.rate is {Optim.Rate}; it must be a positive number.");
         Require(Optim.WarmupEpochs >= 0, $"optim.warmupEpochs is {Optim.WarmupEpochs}; it must be 0 or more.");

@@ -101,6 +101,39 @@ public sealed class FrozenEncoder : IDisposable
         }
     }
 
+    /// <summary>Runs the blocks up to the place's on pictures for somebody who looks into them; the last pass is filled up with anything.</summary>
+    /// <param name="crops">(count, 3, S, S) u8, planar.</param>
+    public void Look(ReadOnlySpan<byte> crops, int count, IBlockWatch watch)
+    {
+        int picture = 3 * _encoder.Config.ImagePixels * _encoder.Config.ImagePixels;
+        for (int first = 0; first < count; first += _chunk)
+        {
+            int n = Math.Min(_chunk, count - first);
+            (Tensor bytes, Tensor images) = Inputs();
+            _backend.Upload(bytes.Slice(0, n), crops.Slice(first * picture, n * picture));
+            _backend.NormalizeImages(images, bytes, Normalization.Mean, Normalization.Std);
+            Look(images, watch);
+        }
+    }
+
+    /// <summary>The same on one pass of pictures that are normalised already.</summary>
+    /// <param name="images">(count, 3, S, S) float32; count at most what a pass holds.</param>
+    public void Look(ReadOnlySpan<float> images, int count, IBlockWatch watch)
+    {
+        (_, Tensor chunk) = Inputs();
+        _backend.Fill(chunk, 0f);
+        Transfer.Upload(_backend, chunk.Slice(0, count), images);
+        Look(chunk, watch);
+    }
+
+    private void Look(Tensor images, IBlockWatch watch)
+    {
+        _tape.BeginNoGrad();
+        _encoder.Encode(_tape, images, new EncodeRequest(LastBlock: _place.Block, SkipFinalNorm: !_place.FinalNorm, Watch: watch));
+        _tape.EndNoGrad();
+        _tape.Reset();
+    }
+
     public void Dispose()
     {
         _tap?.Dispose();
@@ -160,7 +193,7 @@ public sealed class FrozenEncoder : IDisposable
 
         public Tensor Probabilities => new(_storage, 0, shape, backend.Real);
 
-        public void Attended(Tape t, int block, Tensor before, Tensor qkv, int heads, Tensor? bias, Tensor after)
+        public void Attended(Tape t, int block, Tensor before, Tensor qkv, int heads, Tensor? bias, Tensor? gamma, Tensor after)
         {
             if (block == wanted) backend.AttentionProbabilities(Probabilities, qkv, heads, bias);
         }
