@@ -61,6 +61,17 @@ public class IlgpuTests
     }
 
     [Test]
+    public void Memory_that_is_not_there_is_one_sentence_and_what_is_handed_out_is_counted()
+    {
+        long before = _device.AllocatedBytes;
+        DeviceMemoryException e = Assert.Throws<DeviceMemoryException>(() => _device.Allocate(1L << 60))!;
+        Assert.That(e.Message, Does.StartWith("device 'sim': 1,152,921,504,606,846,976 bytes were asked for"));
+        using (_device.Allocate(1000)) Assert.That(_device.AllocatedBytes - before, Is.EqualTo(1000));
+        Assert.That(_device.AllocatedBytes, Is.EqualTo(before));
+        Assert.Throws<DeviceException>(() => Backend.Open("cuda:99"));
+    }
+
+    [Test]
     public void Every_kernel_emits_for_both_kinds_of_gpu_with_nothing_external_and_no_double()
     {
         EmittedKernel[] all = [.. BackendLoader.Provider!.Emit()];

@@ -14,11 +14,13 @@ internal sealed unsafe partial class OracleBackend : Backend
     public override DType Real => DType.F64;
 
     /// <summary>Bytes handed out and not yet disposed.</summary>
-    public long AllocatedBytes { get; private set; }
+    public override long AllocatedBytes => _allocated;
+
+    private long _allocated;
 
     public override Storage Allocate(long bytes)
     {
-        AllocatedBytes += bytes;
+        _allocated += bytes;
         return new Memory(this, bytes);
     }
 
@@ -103,7 +105,7 @@ internal sealed unsafe partial class OracleBackend : Backend
             if (_address == null) return;
             NativeMemory.Free(_address);
             _address = null;
-            _owner.AllocatedBytes -= Bytes;
+            _owner._allocated -= Bytes;
             GC.SuppressFinalize(this);
         }
 

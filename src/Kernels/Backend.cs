@@ -45,6 +45,9 @@ public abstract partial class Backend : IDisposable
     /// <summary>Bytes of scratch and packing buffers this backend holds beside the tensors it handed out.</summary>
     public virtual long OwnBytes => 0;
 
+    /// <summary>Bytes of the memory handed out by <see cref="Allocate"/> and not yet disposed.</summary>
+    public virtual long AllocatedBytes => 0;
+
     public abstract void Dispose();
 
     /// <summary>Opens a device by the name a user typed.</summary>

@@ -8,15 +8,17 @@ public sealed class NullBackend : Backend
         public override void Dispose() { }
     }
 
+    private long _allocated;
+
     public override string Name => "null";
     public override string Description => "no device: plans memory, computes nothing";
 
     /// <summary>Bytes asked for so far.</summary>
-    public long AllocatedBytes { get; private set; }
+    public override long AllocatedBytes => _allocated;
 
     public override Storage Allocate(long bytes)
     {
-        AllocatedBytes += bytes;
+        _allocated += bytes;
         return new Nowhere(bytes);
     }
 

@@ -177,7 +177,7 @@ public sealed class PretrainRun : IDisposable
         if (loader.Corrupt.Failures > 0) _observer.Note(loader.Corrupt.Report());
         double whole = Stopwatch.GetElapsedTime(started).TotalSeconds;
         return new PretrainResult(_folder.Path, _step, _step < total, loss, whole, (_step - first) * (double)run.Batch * run.Accumulate / whole,
-            _plan.TotalBytes, _backend is CpuBackend cpu ? cpu.AllocatedBytes + cpu.OwnBytes : 0, _pictures);
+            _plan.TotalBytes, _backend.AllocatedBytes + _backend.OwnBytes, _pictures);
     }
 
     private void OneStep(Loader loader, double rate)

@@ -69,7 +69,7 @@ public sealed unsafe partial class CpuBackend : Backend
     };
 
     /// <summary>Bytes handed out by <see cref="Allocate"/> and not yet disposed.</summary>
-    public long AllocatedBytes => Interlocked.Read(ref _allocated);
+    public override long AllocatedBytes => Interlocked.Read(ref _allocated);
     private long _allocated;
 
     public override long OwnBytes => _scratch.Sum(s => s?.Bytes ?? 0);

@@ -20,6 +20,7 @@ internal sealed partial class IlgpuBackend : Backend
     private readonly Dictionary<Type, Delegate> _kernels = [];
     private readonly DeviceStorage?[] _scratch = new DeviceStorage?[ScratchSlots];
     private readonly DeviceStorage _nothing;
+    private long _handedOut;
 
     public IlgpuBackend(string name, Context context, Accelerator accelerator)
     {
@@ -37,6 +38,8 @@ internal sealed partial class IlgpuBackend : Backend
     public override string Description => _simulated ? "ILGPU's simulator of a GPU, on the CPU: for checking kernels"
         : $"{_accelerator.Name}, {_accelerator.NumMultiprocessors} multiprocessors, {_accelerator.MemorySize >> 20} MiB, {_accelerator.AcceleratorType}";
 
+    public override long AllocatedBytes => _handedOut - OwnBytes;
+
     public override long OwnBytes => _scratch.Sum(s => s?.Bytes ?? 0) + _nothing.Bytes;
 
     public override Storage Allocate(long bytes)
@@ -46,7 +49,8 @@ internal sealed partial class IlgpuBackend : Backend
         {
             MemoryBuffer1D<byte, Stride1D.Dense> buffer = _accelerator.Allocate1D<byte>(size);
             buffer.MemSetToZero(_accelerator.DefaultStream);
-            return new DeviceStorage(bytes, buffer);
+            _handedOut += bytes;
+            return new DeviceStorage(bytes, buffer, this);
         }
         catch (Exception e) when (e is AcceleratorException or OutOfMemoryException)
         {
@@ -165,10 +169,18 @@ internal sealed partial class IlgpuBackend : Backend
         => new($"device '{Name}' failed: {IlgpuProvider.OneLine(e)}. Checkpoints already written are intact; --resume continues from the last.", e);
 
     /// <summary>A block of device memory.</summary>
-    private sealed class DeviceStorage(long bytes, MemoryBuffer1D<byte, Stride1D.Dense> buffer) : Storage(bytes)
+    private sealed class DeviceStorage(long bytes, MemoryBuffer1D<byte, Stride1D.Dense> buffer, IlgpuBackend owner) : Storage(bytes)
     {
+        private bool _disposed;
+
         public ArrayView<byte> View { get; } = buffer.View.BaseView;
 
-        public override void Dispose() => buffer.Dispose();
+        public override void Dispose()
+        {
+            if (_disposed) return;
+            _disposed = true;
+            owner._handedOut -= Bytes;
+            buffer.Dispose();
+        }
     }
 }
