@@ -27,16 +27,20 @@ public sealed unsafe partial class CpuBackend : Backend
         if (Level > Simd.Best)
             throw new DeviceException($"device 'cpu': SIMD level {Level} was asked for, but this machine or runtime setting has only {Simd.Best}.");
         _rows = new Rows(threads > 0 ? threads : Environment.ProcessorCount, dry);
-        _emitted = emit && Level == SimdLevel.Vector512 ? TileRoutines.Instance : null;
+        _emits = emit && Level == SimdLevel.Vector512;
         Precision = precision;
         if (precision == Precision.F32) return;
-        Bf16Unit unit = bf16 ?? (emit && Level == SimdLevel.Vector512 ? Bf16Routines.Best : Bf16Unit.Float32);
+        Bf16Unit unit = bf16 ?? (_emits ? Bf16Routines.Best : Bf16Unit.Float32);
         _bf16 = Bf16Routines.Of(unit);
         if (unit != Bf16Unit.Float32 && _bf16 == null)
             throw new DeviceException($"device 'cpu': the bfloat16 unit {unit} was asked for, but this machine or its settings have only {Bf16Routines.Best}.");
     }
 
-    private readonly TileRoutines? _emitted;
+    private readonly bool _emits;
+
+    /// <summary>Machine code for float32 tiles, assembled when the first product asks: a plan or a list of devices never does.</summary>
+    private TileRoutines? Emitted => _emits && !_dry ? TileRoutines.Instance : null;
+
     private readonly Bf16Routines? _bf16;
 
     /// <summary>What matrix products multiply; all tensors are float32 either way.</summary>

@@ -128,7 +128,7 @@ public sealed unsafe partial class CpuBackend
     private void Multiply<TV>(Product p) where TV : struct, ILanes<TV>
     {
         Units<TV>(ref p);
-        p.Emitted = _emitted;
+        p.Emitted = Emitted;
         _rows.For(Ceiling(p.M, p.ChunkRows) * p.Groups, 1, new ProductUnits<TV>(p));
     }
 

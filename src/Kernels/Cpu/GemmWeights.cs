@@ -71,7 +71,7 @@ public sealed unsafe partial class CpuBackend
     private void MultiplyTransposed<TV, TA>(float* c, bool accumulate, float* sums, bool accumulateSums, float* a, float* b,
         int m, int n, int k) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
-        var g = new WeightGradient(m, n, k, Threads) { A = a, B = b, C = c, Accumulate = accumulate, Emitted = _emitted };
+        var g = new WeightGradient(m, n, k, Threads) { A = a, B = b, C = c, Accumulate = accumulate, Emitted = Emitted };
         nint partial = g.Ranges > 1 ? (nint)g.Ranges * m * n : 0;
         float* scratch = GemmScratch(partial + (nint)g.Blocks * m);
         g.Partial = partial == 0 ? null : scratch;
