@@ -3,15 +3,18 @@ namespace MimEngine.Engine.Data;
 /// <summary>One step's pictures. Belongs to its <see cref="Loader"/>: hand it back with <see cref="Loader.Return"/>.</summary>
 public sealed class Batch
 {
-    internal Batch(int capacity, int views, int size)
+    internal Batch(int capacity, IViews views)
     {
-        Pixels = GC.AllocateUninitializedArray<byte>(checked(capacity * views * 3 * size * size), pinned: true);
+        (Views, Size, LocalViews, LocalSize) = (views.Count, views.Size, views.LocalCount, views.LocalSize);
+        Pixels = GC.AllocateUninitializedArray<byte>(checked(capacity * (Views * CropBytes + LocalViews * LocalCropBytes)), pinned: true);
         Labels = new int[capacity];
         Ids = new int[capacity];
-        (Views, Size) = (views, size);
     }
 
-    /// <summary>(V·Count, 3, S, S) u8, planar, view-major: crop v of slot i is row v·Count + i. Pinned. A short batch uses the beginning.</summary>
+    /// <summary>
+    /// Global crops, (V·Count, 3, S, S) u8, planar, view-major: crop v of slot i is row v·Count + i. After them local crops, (v·Count, 3, s, s),
+    /// in the same order. Pinned. A short batch uses the beginning.
+    /// </summary>
     public byte[] Pixels { get; }
 
     /// <summary>Labels by slot; −1 = none.</summary>
@@ -26,16 +29,34 @@ public sealed class Batch
     /// <summary>The step these pictures belong to, from 0 at the beginning of the run.</summary>
     public long Step { get; internal set; }
 
-    /// <summary>Crops of each picture, V.</summary>
+    /// <summary>Global crops of each picture, V.</summary>
     public int Views { get; }
 
-    /// <summary>Crop pixels a side, S.</summary>
+    /// <summary>Pixels of a global crop a side, S.</summary>
     public int Size { get; }
 
-    /// <summary>The filled part of <see cref="Pixels"/>.</summary>
-    public ReadOnlySpan<byte> Filled => Pixels.AsSpan(0, Views * Count * CropBytes);
+    /// <summary>Local crops of each picture.</summary>
+    public int LocalViews { get; }
 
-    internal int CropBytes => 3 * Size * Size;
+    /// <summary>Pixels of a local crop a side, s.</summary>
+    public int LocalSize { get; }
+
+    /// <summary>The filled part of <see cref="Pixels"/>: all global crops, then all local ones.</summary>
+    public ReadOnlySpan<byte> Filled => Pixels.AsSpan(0, Count * (Views * CropBytes + LocalViews * LocalCropBytes));
+
+    /// <summary>(V·Count, 3, S, S).</summary>
+    public ReadOnlySpan<byte> Globals => Pixels.AsSpan(0, Count * Views * CropBytes);
+
+    /// <summary>(LocalViews·Count, 3, s, s); empty without local crops.</summary>
+    public ReadOnlySpan<byte> Locals => Filled[Globals.Length..];
+
+    /// <summary>Where crop number <paramref name="view"/> of a slot lies, global ones first.</summary>
+    internal Span<byte> Crop(int view, int slot) => view < Views
+        ? Pixels.AsSpan((view * Count + slot) * CropBytes, CropBytes)
+        : Pixels.AsSpan(Globals.Length + ((view - Views) * Count + slot) * LocalCropBytes, LocalCropBytes);
+
+    private int CropBytes => 3 * Size * Size;
+    private int LocalCropBytes => 3 * LocalSize * LocalSize;
 
     // The loader's own state, under its lock: slots nobody has taken yet and slots not finished yet; what went wrong.
     internal int Taken { get; set; }

@@ -41,8 +41,8 @@ public sealed record LoaderConfig(IDataset Dataset, IViews Views, int BatchSize)
 
 /// <summary>
 /// Reads batches ahead on its own threads and hands them out in order. Step s holds the samples s·B … s·B + B − 1 of the stream of
-/// epochs, and crop v of slot i draws from Rng(seed, Augment, (s·B + i)·V + v), so a batch depends on nothing but seed and step: not on
-/// threads, not on where the run was resumed.
+/// epochs, and crop v of slot i draws from Rng(seed, Augment, (s·B + i)·V + v), V counting local views
+/// too, so a batch depends on nothing but seed and step: not on threads, not on where the run was resumed.
 /// </summary>
 /// <remarks>Waiting threads sleep. In the steady state nothing is allocated when dataset and views allocate nothing.</remarks>
 public sealed class Loader : IDisposable
@@ -71,13 +71,13 @@ public sealed class Loader : IDisposable
         if (config.Order == LoaderOrder.Shuffled && count < size)
             throw new DataException($"{config.Dataset.Name} has {count} pictures, fewer than one batch of {size}: use a smaller batch or more data.");
         _config = config;
-        _views = config.Views.Count;
+        _views = config.Views.Count + config.Views.LocalCount;
         _order = new EpochOrder(config.Seed, count);
         StepsPerEpoch = config.Order == LoaderOrder.Shuffled ? count / size : (count + size - 1) / size;
         _nextOut = _nextIn = config.StartStep;
         int capacity = Math.Min(size, count);
         _ring = new Batch[config.Batches];
-        for (int i = 0; i < _ring.Length; i++) _ring[i] = new Batch(capacity, _views, config.Views.Size) { Step = -1 };
+        for (int i = 0; i < _ring.Length; i++) _ring[i] = new Batch(capacity, config.Views) { Step = -1 };
         _threads = new Thread[config.Threads];
         for (int i = 0; i < _threads.Length; i++)
         {
@@ -217,7 +217,7 @@ public sealed class Loader : IDisposable
         {
             ulong sample = (ulong)batch.Step * (ulong)_config.BatchSize + (ulong)slot;
             RngSequence random = new Rng(_config.Seed, RandomStream.Augment, sample * (ulong)_views + (ulong)view).Start();
-            cutter.Cut(batch.Pixels.AsSpan((view * batch.Count + slot) * batch.CropBytes, batch.CropBytes), picture, view, ref random);
+            cutter.Cut(batch.Crop(view, slot), picture, view, ref random);
         }
     }
 

@@ -57,7 +57,7 @@ public static class DeviceCheck
             ? ConfigJson.Read<PretrainConfig>(RunDirectory.ReadConfig(run), Path.Combine(run, "config.json")) : options.Config;
         config.Validate();
         using IDataset dataset = Datasets.Open(config.Data, Split.Train);
-        using var loader = new Loader(new LoaderConfig(dataset, new AugmentedViews(config.Augment, config.Encoder.ImagePixels), config.Run.Batch)
+        using var loader = new Loader(new LoaderConfig(dataset, new AugmentedViews(config), config.Run.Batch)
         {
             Seed = config.Run.Seed,
             EndStep = 1,

@@ -130,7 +130,7 @@ public sealed class PretrainRun : IDisposable
         RunConfig run = _config.Run;
         int batches = _dataset.Count / run.Batch;
         long total = _config.TotalSteps(batches);
-        using var loader = new Loader(new LoaderConfig(_dataset, new AugmentedViews(_config.Augment, _config.Encoder.ImagePixels), run.Batch)
+        using var loader = new Loader(new LoaderConfig(_dataset, new AugmentedViews(_config), run.Batch)
         {
             Seed = run.Seed,
             StartStep = _step * run.Accumulate,

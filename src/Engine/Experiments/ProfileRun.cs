@@ -60,7 +60,7 @@ public static class ProfileRun
         MemoryPlan plan = MemoryPlan.Of(config, options.Device, options.Threads);
         using var pretrainer = new Pretrainer(timed, config, plan.ArenaBytes);
         int passes = config.Run.Accumulate, images = config.Run.Batch * passes;
-        using var loader = new Loader(new LoaderConfig(dataset, new AugmentedViews(config.Augment, config.Encoder.ImagePixels), config.Run.Batch)
+        using var loader = new Loader(new LoaderConfig(dataset, new AugmentedViews(config), config.Run.Batch)
         {
             Seed = config.Run.Seed, EndStep = (long)(WarmUps + options.Updates) * passes, Threads = options.LoaderThreads,
         });

@@ -55,6 +55,36 @@ public sealed record AugmentConfig
     /// <summary>Probability of exchanging top and bottom.</summary>
     public float VerticalFlip { get; init; }
 
+    /// <summary>Probability of changing brightness, contrast, saturation and hue, in a random order.</summary>
+    public float ColorJitter { get; init; }
+
+    /// <summary>Jitter: brightness times 1 ± this.</summary>
+    public float Brightness { get; init; } = 0.4f;
+
+    /// <summary>Jitter: contrast times 1 ± this.</summary>
+    public float Contrast { get; init; } = 0.4f;
+
+    /// <summary>Jitter: saturation times 1 ± this.</summary>
+    public float Saturation { get; init; } = 0.2f;
+
+    /// <summary>Jitter: hue turned by up to this share of the circle.</summary>
+    public float Hue { get; init; } = 0.1f;
+
+    /// <summary>Probability of a grey crop.</summary>
+    public float Grayscale { get; init; }
+
+    /// <summary>Probability of a Gaussian blur.</summary>
+    public float Blur { get; init; }
+
+    /// <summary>Smallest standard deviation of a blur, in pixels.</summary>
+    public float BlurRadiusMin { get; init; } = 0.1f;
+
+    /// <summary>Largest standard deviation of a blur, in pixels.</summary>
+    public float BlurRadiusMax { get; init; } = 2f;
+
+    /// <summary>Probability of inverting bytes from 128 on.</summary>
+    public float Solarize { get; init; }
+
     /// <summary>One transform of TrivialAugmentWide after the flips.</summary>
     public bool TrivialAugment { get; init; }
 
@@ -62,17 +92,26 @@ public sealed record AugmentConfig
     public float RandomErasing { get; init; }
 
     /// <summary>Refuses what cannot be meant.</summary>
+    /// <param name="path">What a user calls this record.</param>
     /// <returns>One sentence, or none when all is well.</returns>
-    public string? Complaint()
+    public string? Complaint(string path = "augment")
     {
         if (!(CropScaleMin > 0 && CropScaleMin <= CropScaleMax && CropScaleMax <= 1))
-            return $"augment.cropScaleMin and cropScaleMax are {CropScaleMin} and {CropScaleMax}; they must rise within (0, 1].";
+            return $"{path}.cropScaleMin and cropScaleMax are {CropScaleMin} and {CropScaleMax}; they must rise within (0, 1].";
         if (!(RatioMin > 0 && RatioMin <= RatioMax && float.IsFinite(RatioMax)))
-            return $"augment.ratioMin and ratioMax are {RatioMin} and {RatioMax}; they must be positive and rise.";
-        if (!(CenterFraction is > 0 and <= 1)) return $"augment.centerFraction is {CenterFraction}; it must lie in (0, 1].";
-        if (!(HorizontalFlip is >= 0 and <= 1)) return $"augment.horizontalFlip is {HorizontalFlip}; it is a probability.";
-        if (!(VerticalFlip is >= 0 and <= 1)) return $"augment.verticalFlip is {VerticalFlip}; it is a probability.";
-        return RandomErasing is >= 0 and <= 1 ? null : $"augment.randomErasing is {RandomErasing}; it is a probability.";
+            return $"{path}.ratioMin and ratioMax are {RatioMin} and {RatioMax}; they must be positive and rise.";
+        if (!(CenterFraction is > 0 and <= 1)) return $"{path}.centerFraction is {CenterFraction}; it must lie in (0, 1].";
+        if (!(Hue is >= 0 and <= 0.5f)) return $"{path}.hue is {Hue}; it is a share of the circle and must lie in [0, 0.5].";
+        if (!(BlurRadiusMin > 0 && BlurRadiusMin <= BlurRadiusMax && float.IsFinite(BlurRadiusMax)))
+            return $"{path}.blurRadiusMin and blurRadiusMax are {BlurRadiusMin} and {BlurRadiusMax}; they must be positive and rise.";
+        foreach ((string name, float strength) in (ReadOnlySpan<(string, float)>)
+            [("brightness", Brightness), ("contrast", Contrast), ("saturation", Saturation)])
+            if (!(strength >= 0 && float.IsFinite(strength))) return $"{path}.{name} is {strength}; it must be 0 or more.";
+        foreach ((string name, float p) in (ReadOnlySpan<(string, float)>)
+            [("horizontalFlip", HorizontalFlip), ("verticalFlip", VerticalFlip), ("colorJitter", ColorJitter), ("grayscale", Grayscale),
+            ("blur", Blur), ("solarize", Solarize), ("randomErasing", RandomErasing)])
+            if (!(p is >= 0 and <= 1)) return $"{path}.{name} is {p}; it is a probability.";
+        return null;
     }
 }
 
@@ -81,9 +120,14 @@ public sealed class Augmenter(AugmentConfig config)
 {
     private const int Tries = 10;
     private readonly Resampler _resampler = new();
+    private const float SolarizeFrom = 128;
     private readonly TrivialAugment _trivial = new();
+    private readonly GaussianBlur _blur = new();
 
-    /// <summary>One crop. Draws in the order of SPEC A.1: (area, ratio, top, left) a try, vertical flip, horizontal flip, policies.</summary>
+    /// <summary>
+    /// One crop. Draws in the order of SPEC A.1 and E.2: (area, ratio, top, left) a try, vertical flip, horizontal flip, jitter, grey, blur,
+    /// solarising, policies.
+    /// </summary>
     /// <param name="random">Everything random is drawn from here; what a configuration does not need is not drawn.</param>
     /// <param name="cropPixels">Pixels a side, S.</param>
     /// <param name="planar">(3, S, S), written.</param>
@@ -91,9 +135,16 @@ public sealed class Augmenter(AugmentConfig config)
     {
         planar = planar[..(3 * cropPixels * cropPixels)];
         Frame(image, ref random, cropPixels, planar);
+        if (Happens(config.ColorJitter, ref random)) ColorJitter.Draw(config, ref random).Apply(planar);
+        if (Happens(config.Grayscale, ref random)) ColorJitter.Grayscale(planar);
+        if (Happens(config.Blur, ref random)) _blur.Apply(planar, cropPixels, random.Uniform(config.BlurRadiusMin, config.BlurRadiusMax));
+        if (Happens(config.Solarize, ref random)) PixelTransforms.Solarize(planar, SolarizeFrom);
         if (config.TrivialAugment) _trivial.Apply(planar, cropPixels, ref random);
-        if (config.RandomErasing > 0 && random.Uniform() < config.RandomErasing) RandomErasing.Apply(planar, cropPixels, ref random);
+        if (Happens(config.RandomErasing, ref random)) RandomErasing.Apply(planar, cropPixels, ref random);
     }
+
+    // What never happens is not drawn.
+    private static bool Happens(float probability, ref RngSequence random) => probability > 0 && random.Uniform() < probability;
 
     private void Frame(RgbImage image, ref RngSequence random, int cropPixels, Span<byte> planar)
     {
@@ -103,8 +154,7 @@ public sealed class Augmenter(AugmentConfig config)
             Framing.RandomCropOnce => OneBox(image.Width, image.Height, ref random),
             _ => CropBox.Of(image),
         };
-        bool flip = config.VerticalFlip > 0 && random.Uniform() < config.VerticalFlip;
-        bool mirror = config.HorizontalFlip > 0 && random.Uniform() < config.HorizontalFlip;
+        bool flip = Happens(config.VerticalFlip, ref random), mirror = Happens(config.HorizontalFlip, ref random);
         if (config.Framing != Framing.CenterCrop)
         {
             _resampler.Crop(image, box, cropPixels, config.Interpolation, config.Antialias, planar, mirror, flip);

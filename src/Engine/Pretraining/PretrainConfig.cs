@@ -73,6 +73,9 @@ public sealed record PretrainConfig
     /// <summary>How a picture becomes a crop of Encoder.ImagePixels.</summary>
     public AugmentConfig Augment { get; init; } = new();
 
+    /// <summary>Further crops of each picture.</summary>
+    public ViewsConfig Views { get; init; } = new();
+
     public Masking Masking { get; init; } = new RandomCells();
     public Term[] Terms { get; init; } = [new Term()];
     public OptimConfig Optim { get; init; } = new();
@@ -118,6 +121,9 @@ public sealed record PretrainConfig
         Require(e.Corruption == Corruption.Replace || e.Positions != Positions.None,
             "encoder.positions is none, but encoder.corruption drop leaves patches out, and nothing would say where the others lie; "
             + "use sin-cos or learned.");
+        Views.Validate(e.PatchPixels);
+        Require(Views is { Global: 1, Local: 0 },
+            $"views.global is {Views.Global} and views.local is {Views.Local}, but no term compares crops; use 1 and 0.");
         Masking.Validate(e.ImagePixels, e.PatchPixels);
         Require(Terms.Length > 0, "terms is empty; a run needs something to predict.");
         Require(Terms.Length == 1, $"terms has {Terms.Length} entries; pixel terms share one head, so one term is what works today.");

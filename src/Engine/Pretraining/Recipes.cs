@@ -140,6 +140,7 @@ public static class Recipes
         {
             Encoder = recipe.Encoder with { ImagePixels = pixels, PatchPixels = patch },
             Masking = recipe.Masking is RandomCells cells ? cells with { CellPixels = cell } : recipe.Masking,
+            Views = recipe.Views.Scaled(recipe.Encoder.ImagePixels, pixels, patch),
         };
     }
 
@@ -168,16 +169,18 @@ public static class Recipes
     public static PretrainConfig Embedded(PretrainConfig recipe, double epochs = 30, int batch = 64)
     {
         PretrainConfig c = Short(AtPixels(recipe, 32), epochs, batch, rate: 1.5e-3);
+        int patch = c.Encoder.Corruption == Corruption.Drop ? 4 : 8;
         return c with
         {
             Encoder = c.Encoder.WithSize("mini") with
             {
-                PatchPixels = c.Encoder.Corruption == Corruption.Drop ? 4 : 8,
+                PatchPixels = patch,
                 Init = c.Encoder.Init == VitInit.Mae ? VitInit.Mae : VitInit.Xavier,
             },
             Terms = [.. c.Terms.Select(t => t.Head is TransformerDecoder d ? t with { Head = d with { Width = 64, Depth = 2, Heads = 4 } } : t)],
             Masking = c.Masking is RandomCells cells ? cells with { CellPixels = 8 } : c.Masking,
             Augment = c.Augment with { VerticalFlip = 0f },
+            Views = recipe.Views.Scaled(recipe.Encoder.ImagePixels, 32, patch),
             Optim = c.Optim with { Beta2 = 0.95f },
         };
     }
