@@ -228,17 +228,17 @@ internal static class OpTable
         yield return Case(OpCost.AdamWStep(parameters), (x, o) =>
         {
             Tensor p = o.New(slab, 1), first = o.New(slab, 1), second = o.Filled(slab, 1f), g = o.New(slab, 1);
-            return () => x.AdamWStep(p, first, second, g, null, segments, 0.9f, 0.999f, 1e-8f);
+            return () => x.AdamWStep(p, first, second, null, g, null, segments, 0.9f, 0.999f, 1e-8f);
         });
         yield return Case(OpCost.LarsStep(parameters), (x, o) =>
         {
             Tensor p = o.New(slab, 1), mu = o.New(slab, 0), g = o.New(slab, 1);
-            return () => x.LarsStep(p, mu, g, null, segments, 0.9f, 0.001f);
+            return () => x.LarsStep(p, mu, null, g, null, segments, 0.9f, 0.001f);
         });
         yield return Case(OpCost.SgdStep(parameters), (x, o) =>
         {
             Tensor p = o.New(slab, 1), mu = o.New(slab, 0), g = o.New(slab, 1);
-            return () => x.SgdStep(p, mu, g, null, segments, 0.9f);
+            return () => x.SgdStep(p, mu, null, g, null, segments, 0.9f);
         });
 
         Shape plane = new(b, v.Pixels, v.Pixels), cells = new(b, v.Pixels / 8, v.Pixels / 8);

@@ -7,6 +7,9 @@ namespace MimEngine.Tests;
 /// <summary>Compares what two backends left in the operands of one call.</summary>
 internal static class Agreement
 {
+    /// <summary>Of a result rounded to bfloat16: half a step of 2^−8, and some more for a result that passes through another.</summary>
+    private const double HalfTolerance = 4e-3;
+
     /// <summary>
     /// Norm of the difference at most tolerance × norm of the expected, operand by operand; bytes must be equal; not-a-numbers and
     /// infinities must be at the same places.
@@ -22,7 +25,12 @@ internal static class Agreement
                 continue;
             }
             if (slot.Role == Role.Gradient && modes[slot.Name] == GradMode.None) continue;
-            double tolerance = slot.DType == DType.U8 ? 0 : call.Tolerance;
+            double tolerance = slot.DType switch
+            {
+                DType.U8 => 0,
+                DType.BF16 => Math.Max(HalfTolerance, call.Tolerance),
+                _ => call.Tolerance,
+            };
             string? difference = Difference(actual.Values(slot.Name), expected.Values(slot.Name), tolerance, slot.Floor);
             if (difference is not null) Assert.Fail($"{call.Name} on {where}, {modes}: {slot.Name} {slot.Shape} {difference}");
         }

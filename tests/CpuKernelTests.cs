@@ -207,11 +207,11 @@ public class CpuKernelTests
         foreach (bool scaled in (bool[])[false, true])
         {
             yield return New($"adamw scaled={scaled}", o => o.Backend.AdamWStep(o.Changed(o.In(slab)), o.Changed(o.In(slab)),
-                o.Changed(o.Positive(slab, 0.01f, 2f)), o.In(slab), scaled ? o.Positive(count, 0.1f, 1f) : null, s_segments, 0.9f, 0.999f,
+                o.Changed(o.Positive(slab, 0.01f, 2f)), null, o.In(slab), scaled ? o.Positive(count, 0.1f, 1f) : null, s_segments, 0.9f, 0.999f,
                 1e-8f), 1e-6);
-            yield return New($"lars scaled={scaled}", o => o.Backend.LarsStep(o.Changed(o.In(slab)), o.Changed(o.In(slab)), o.In(slab),
+            yield return New($"lars scaled={scaled}", o => o.Backend.LarsStep(o.Changed(o.In(slab)), o.Changed(o.In(slab)), null, o.In(slab),
                 scaled ? o.Positive(count, 0.1f, 1f) : null, s_segments, 0.9f, 0.001f), 1e-6);
-            yield return New($"sgd scaled={scaled}", o => o.Backend.SgdStep(o.Changed(o.In(slab)), o.Changed(o.In(slab)), o.In(slab),
+            yield return New($"sgd scaled={scaled}", o => o.Backend.SgdStep(o.Changed(o.In(slab)), o.Changed(o.In(slab)), null, o.In(slab),
                 scaled ? o.Positive(count, 0.1f, 1f) : null, s_segments, 0.9f), 1e-6);
         }
     }

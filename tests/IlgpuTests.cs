@@ -27,7 +27,7 @@ public class IlgpuTests
     [OneTimeTearDown]
     public void Close_the_simulator() => _device?.Dispose();
 
-    [TestCase("fill|copy|add-scaled")]
+    [TestCase("fill|copy|cast|add-scaled")]
     [TestCase("linear|gelu|scale-add|layer-scale")]
     [TestCase("layer-norm|softmax|batch-norm|Tanh|Relu")]
     [TestCase("attention|relative|mix")]
@@ -38,7 +38,7 @@ public class IlgpuTests
     public void The_simulator_agrees_with_the_cpu_on_these_operations(string operations)
     {
         CpuBackend cpu = Cpu.Open(Simd.Best);
-        OpCase[] cases = [.. OpCases.All.Where(c => Regex.IsMatch(c.Name, $"^({operations})") && Small(c))];
+        OpCase[] cases = [.. OpCases.All.Where(c => Regex.IsMatch(c.Name, $"^({operations})") && Small(c) && Takes(c))];
         Assert.That(cases, Is.Not.Empty);
         List<string> failures = [];
         foreach (OpCase c in cases)
@@ -90,6 +90,9 @@ public class IlgpuTests
             else Assert.That(text, Does.Not.Match(@"\bdouble\b|\bextern\b|\batom"), k.Kernel);
         }
     }
+
+    /// <summary>The GPU backend computes in float32; only Cast knows bfloat16.</summary>
+    private static bool Takes(OpCase c) => !c.HasHalves || c.Name.StartsWith("cast", StringComparison.Ordinal);
 
     private static bool Small(OpCase c) => c.Slots.Sum(s => s.Shape.Count) <= Largest;
 }

@@ -55,11 +55,13 @@ internal sealed record GradModes(GradMode All, string? LeftOut)
 /// </summary>
 internal sealed class OpCase(string name, double tolerance = 1e-5)
 {
+    private double _tolerance = tolerance;
+    private readonly HashSet<string> _halves = [];
     private readonly List<(Slot Slot, bool Differentiable)> _slots = [];
     private readonly List<Slot> _backwardOutputs = [];
     private readonly Dictionary<string, double> _gradientFloors = [];
 
-    public string Name { get; } = name;
+    public string Name { get; private set; } = name;
     public Action<Backend, Operands>? Forward { get; private set; }
     public Action<Backend, Operands>? Backward { get; private set; }
 
@@ -78,6 +80,32 @@ internal sealed class OpCase(string name, double tolerance = 1e-5)
     public OpCase OutputBytes(string name, Shape shape) => Add(name, shape, DType.U8, Role.Output, null, false);
     public OpCase Gradient(string name, Shape shape) => Add(name, shape, DType.F32, Role.Gradient, null, false);
     public OpCase When(bool condition, Func<OpCase, OpCase> more) => condition ? more(this) : this;
+
+    /// <summary>
+    /// These operands, gradients included by their own names, are bfloat16; their values are rounded to it, so that a result in float32 is as
+    /// near to the oracle's as ever.
+    /// </summary>
+    public OpCase Halves(params string[] names)
+    {
+        _halves.UnionWith(names);
+        Name += $", bf16 {string.Join(' ', names)}";
+        for (int i = 0; i < _slots.Count; i++) _slots[i] = (Stored(_slots[i].Slot), _slots[i].Differentiable);
+        for (int i = 0; i < _backwardOutputs.Count; i++) _backwardOutputs[i] = Stored(_backwardOutputs[i]);
+        return this;
+    }
+
+    /// <summary>Whether an operand is bfloat16.</summary>
+    public bool HasHalves => _halves.Count > 0;
+
+    /// <summary>A tolerance for a case whose float32 results come out of bfloat16 ones of its own.</summary>
+    public OpCase Within(double tolerance)
+    {
+        _tolerance = tolerance;
+        return this;
+    }
+
+    private Slot Stored(Slot slot) => _halves.Contains(slot.Name)
+        ? slot with { DType = DType.BF16, Values = Array.ConvertAll(slot.Values, v => (double)Bf16.Round((float)v)) } : slot;
 
     /// <summary>An intermediate that the backward calls write.</summary>
     public OpCase BackwardOutput(string name, Shape shape)
@@ -118,7 +146,7 @@ internal sealed class OpCase(string name, double tolerance = 1e-5)
         if (Backward is not null) yield return BackwardCall();
     }
 
-    public OpCall ForwardCall() => new(Name, [.. Slots], Forward!, tolerance);
+    public OpCall ForwardCall() => new(Name, [.. Slots], Forward!, _tolerance);
 
     public OpCall BackwardCall()
     {
@@ -128,15 +156,16 @@ internal sealed class OpCase(string name, double tolerance = 1e-5)
         foreach ((Slot slot, bool differentiable) in _slots)
         {
             slots.Add(slot.Role == Role.Input ? slot : slot with { Role = Role.Input, Values = RoundToFloat(forward.Values(slot.Name)) });
+            slots[^1] = Stored(slots[^1]);
             if (differentiable)
-                slots.Add(new Slot("d" + slot.Name, slot.Shape, DType.F32, Role.Gradient, Values("d" + slot.Name, slot.Shape, null,
+                slots.Add(Stored(new Slot("d" + slot.Name, slot.Shape, DType.F32, Role.Gradient, Values("d" + slot.Name, slot.Shape, null,
                     DType.F32),
-                    _gradientFloors.GetValueOrDefault(slot.Name)));
+                    _gradientFloors.GetValueOrDefault(slot.Name))));
         }
-        slots.Add(new Slot("d" + Primary.Name, Primary.Shape, DType.F32, Role.Input, Values("d" + Primary.Name, Primary.Shape, null,
-            DType.F32)));
+        slots.Add(Stored(new Slot("d" + Primary.Name, Primary.Shape, DType.F32, Role.Input, Values("d" + Primary.Name, Primary.Shape, null,
+            DType.F32))));
         slots.AddRange(_backwardOutputs);
-        return new OpCall(Name + ", backward", slots, Backward!, tolerance);
+        return new OpCall(Name + ", backward", slots, Backward!, _tolerance);
     }
 
     public override string ToString() => Name;
@@ -181,6 +210,7 @@ internal sealed class Results(IReadOnlyDictionary<string, (DType DType, byte[] B
     public double[] Values(string name) => operands[name] switch
     {
         (DType.F64, var bytes) => MemoryMarshal.Cast<byte, double>(bytes).ToArray(),
+        (DType.BF16, var bytes) => Array.ConvertAll(MemoryMarshal.Cast<byte, ushort>(bytes).ToArray(), v => (double)Bf16.Widen(v)),
         (DType.F32, var bytes) => Array.ConvertAll(MemoryMarshal.Cast<byte, float>(bytes).ToArray(), v => (double)v),
         (_, var bytes) => Array.ConvertAll(bytes, v => (double)v),
     };
@@ -198,7 +228,7 @@ internal static class OpExecution
         List<Storage> owned = [];
         foreach (Slot slot in call.Slots)
         {
-            DType dtype = slot.DType == DType.F32 && backend is OracleBackend ? DType.F64 : slot.DType;
+            DType dtype = slot.DType is (DType.F32 or DType.BF16) && backend is OracleBackend ? DType.F64 : slot.DType;
             long bytes = slot.Shape.Count * dtype.Size();
             (Storage storage, long offset) = place is null ? (backend.Allocate(bytes), 0) : place(tensors.Count, bytes);
             if (place is null) owned.Add(storage);
@@ -224,6 +254,7 @@ internal static class OpExecution
         int n = (int)slot.Shape.Count;
         if (dtype == DType.U8) return poisoned ? [.. Enumerable.Repeat(strayByte, n)] : Array.ConvertAll(slot.Values, v => (byte)v);
         double[] values = poisoned ? [.. Enumerable.Repeat(double.NaN, n)] : slot.Values;
+        if (dtype == DType.BF16) return MemoryMarshal.AsBytes<ushort>(Array.ConvertAll(values, v => Bf16.Narrow((float)v))).ToArray();
         return dtype == DType.F64
             ? MemoryMarshal.AsBytes<double>(values).ToArray()
             : MemoryMarshal.AsBytes<float>(Array.ConvertAll(values, v => (float)v)).ToArray();

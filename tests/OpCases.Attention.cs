@@ -12,6 +12,12 @@ internal static partial class OpCases
             foreach (bool bias in s_noYes) yield return Attend(b, n, h, d, bias, 1);
         yield return Attend(2, 33, 2, 16, true, 3);
         foreach ((int b, int n, int h, int d) in shapes)
+        {
+            yield return Attend(b, n, h, d, n % 2 == 0, 1).Halves("qkv", "y", "dqkv", "dy");
+            yield return Probabilities(b, n, h, d, n % 2 == 0).Halves("qkv");
+        }
+        yield return Attend(2, 33, 2, 16, true, 3).Halves("qkv", "y", "dqkv", "dy");
+        foreach ((int b, int n, int h, int d) in shapes)
             foreach (bool bias in s_noYes) yield return Probabilities(b, n, h, d, bias);
         foreach ((int b, int n, int h) in new[] { (1, 2, 1), (2, 5, 3), (3, 17, 2), (2, 145, 3) })
             foreach (bool renormalise in s_noYes) yield return MixAttention(b, n, h, renormalise);
@@ -23,6 +29,8 @@ internal static partial class OpCases
     [
         new("attention, n tokens", n => Attend(1, n, 2, 5, n % 2 == 0, 1), 130),
         new("attention, n wide heads", n => Attend(1, 3, 2, n, true, 1), 130),
+        new("attention in bf16, n tokens", n => Attend(1, n, 2, 5, n % 2 == 0, 1).Halves("qkv", "y", "dqkv", "dy"), 130),
+        new("attention in bf16, n wide heads", n => Attend(1, 3, 2, n, true, 1).Halves("qkv", "y", "dqkv", "dy"), 130),
         new("attention probabilities, n tokens", n => Probabilities(1, n, 2, 5, n % 2 == 0), 130),
         new("attention probabilities, n wide heads", n => Probabilities(1, 3, 2, n, true), 130),
         new("mix attention, n tokens", n => MixAttention(1, n + 1, 2, n % 2 == 0), 130),

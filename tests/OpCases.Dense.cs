@@ -15,6 +15,15 @@ internal static partial class OpCases
                 yield return LinearGelu(m, k, n, bias);
             }
         yield return Linear(new(2, 5, 16), 24, true);
+        foreach ((int m, int k, int n) in small.Concat(large))
+        {
+            // Inside a block; its last product; the patches' and the pixels', which are outside of one.
+            yield return Linear(new(m, k), n, true).Halves("x", "w", "y", "dx", "dy");
+            yield return Linear(new(m, k), n, false).Halves("x", "w", "dx").SummandsOf("x", 1);
+            yield return Linear(new(m, k), n, true).Halves("w");
+            yield return Linear(new(m, k), n, true).Halves("y", "dx");
+            yield return LinearGelu(m, k, n, true).Halves("x", "w", "y", "h", "dx", "dy", "dh").Within(1e-2);
+        }
         foreach (bool bias in s_noYes)
             foreach (bool gamma in s_noYes)
                 foreach (bool rows in s_noYes)
@@ -24,10 +33,15 @@ internal static partial class OpCases
                 }
         yield return LinearResidual(4, 37, 96, 130, true, true, true);
         yield return LinearResidualInPlace(4, 37, 96, 130, true, true, true);
+        yield return LinearResidual(4, 37, 96, 130, true, true, true).Halves("x", "dx", "branch", "scaled").Within(1e-2);
+        yield return LinearResidual(4, 37, 96, 130, true, false, true).Halves("x", "w", "dx", "branch").Within(1e-2);
+        yield return LinearResidualInPlace(4, 37, 96, 130, true, false, true).Halves("x", "w");
         foreach (int n in new[] { 1, 37, 900, 30_000 })
         {
             yield return Gelu(n, Draws.Normal(0, 1.5));
             yield return GeluBackwardInPlace(n);
+            yield return Gelu(n, Draws.Normal(0, 1.5)).Halves("x", "y", "dx", "dy");
+            yield return GeluBackwardInPlace(n).Halves("x", "g");
         }
         yield return new OpCase("gelu of special values")
             .Input("x", new(7, 19), Draws.NormalWith(0, -0.0, 1e-30, -1e-30, 8, -8, 30, -30, 1e4, -1e4))
@@ -41,6 +55,7 @@ internal static partial class OpCases
                 foreach (bool scaled in s_noYes) yield return ScaleAddBackward(3, 5, 37, gamma, rows, scaled);
             }
         yield return ScaleAddBackward(8, 40, 128, true, true, true);
+        foreach (bool scaled in s_noYes) yield return ScaleAddBackward(3, 5, 37, true, true, scaled).Halves("branch", "scaled");
         foreach (bool bias in s_noYes)
         {
             yield return LayerScaleBackward(1, 1, bias);
@@ -62,6 +77,12 @@ internal static partial class OpCases
         new("linear-residual, n rows", n => LinearResidual(n, 1, 3, 6, false, true, true)),
         new("gelu", n => Gelu(n, Draws.Normal(0, 3))),
         new("gelu-backward in place", GeluBackwardInPlace),
+        new("linear in bf16, n inputs", n => Linear(new(3, n), 5, n % 2 == 0).Halves("x", "w", "y", "dx", "dy")),
+        new("linear in bf16, n outputs", n => Linear(new(3, 7), n, n % 2 == 0).Halves("x", "w", "y", "dx", "dy")),
+        new("linear-gelu in bf16, n outputs", n => LinearGelu(3, 5, n, n % 2 == 0).Halves("x", "w", "y", "h", "dx", "dy", "dh").Within(1e-2)),
+        new("linear-residual in bf16, n outputs", n => LinearResidual(2, 2, 5, n, true, false, true).Halves("x", "w", "dx", "branch").Within(1e-2)),
+        new("gelu in bf16", n => Gelu(n, Draws.Normal(0, 3)).Halves("x", "y", "dx", "dy")),
+        new("scale-add-backward in bf16", n => ScaleAddBackward(2, 2, n, true, true, true).Halves("branch", "scaled")),
         new("scale-add", n => ScaleAdd(2, 1, n, true, true)),
         new("scale-add-backward", n => ScaleAddBackward(2, 2, n, true, true, true)),
         new("layer-scale-backward", n => LayerScaleBackward(3, n, true)),

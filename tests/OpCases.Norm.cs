@@ -10,6 +10,7 @@ internal static partial class OpCases
         foreach ((int m, int c) in shapes)
         {
             yield return LayerNorm(m, c, 1e-6f, Draws.Normal(0.5, 2));
+            yield return LayerNorm(m, c, 1e-6f, Draws.Normal(0.5, 2)).Halves("y", "dy");
             yield return Softmax(m, c, Draws.Normal(0, 3));
         }
         yield return LayerNorm(7, 33, 1e-12f, Draws.Normal(10, 1));
@@ -29,6 +30,7 @@ internal static partial class OpCases
     [
         // Few columns have little variance of their own: a large eps keeps dx away from complete cancellation.
         new("layer-norm", n => LayerNorm(3, n, n < 8 ? 0.5f : 1e-6f, Draws.Normal(0.5, 2))),
+        new("layer-norm to bf16", n => LayerNorm(3, n, n < 8 ? 0.5f : 1e-6f, Draws.Normal(0.5, 2)).Halves("y", "dy")),
         new("layer-norm, n rows", n => LayerNorm(n, 19, 1e-6f, Draws.Normal(0.5, 2))),
         new("softmax", n => Softmax(3, n, Draws.Normal(0, 3))),
         new("softmax, n rows", n => Softmax(n, 5, Draws.Normal(0, 3))),

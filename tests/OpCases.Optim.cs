@@ -23,13 +23,17 @@ internal static partial class OpCases
                 yield return Lars(name, slab, segments, scales);
                 yield return Sgd(name, slab, segments, scales);
             }
+            // What no segment covers keeps its bits in the copy too.
+            yield return AdamW(name, slab, segments, true).Update("copy", new(slab)).Halves("copy");
+            yield return Lars(name, slab, segments, true).Update("copy", new(slab)).Halves("copy");
+            yield return Sgd(name, slab, segments, true).Update("copy", new(slab)).Halves("copy");
         }
         yield return new OpCase("LARS of zero parameters").Update("p", new(40), Draws.Constant(0)).Update("mu", new(40))
             .Input("gradient", new(40))
-            .Run((b, o) => b.LarsStep(o["p"], o["mu"], o["gradient"], null, [new(0, 40, 0.1f, 0.01f, 1)], 0.9f, 1e-3f));
+            .Run((b, o) => b.LarsStep(o["p"], o["mu"], o.Maybe("copy"), o["gradient"], null, [new(0, 40, 0.1f, 0.01f, 1)], 0.9f, 1e-3f));
         yield return new OpCase("LARS of a zero gradient").Update("p", new(40)).Update("mu", new(40))
             .Input("gradient", new(40), Draws.Constant(0))
-            .Run((b, o) => b.LarsStep(o["p"], o["mu"], o["gradient"], null, [new(0, 40, 0.1f, 0, 1)], 0.9f, 1e-3f));
+            .Run((b, o) => b.LarsStep(o["p"], o["mu"], o.Maybe("copy"), o["gradient"], null, [new(0, 40, 0.1f, 0, 1)], 0.9f, 1e-3f));
         foreach (bool perSegment in s_noYes)
             foreach (float max in new[] { 0f, -1f, 0.5f, 1e6f }) yield return Clip(9, max, perSegment);
         yield return Clip(1, 1, false);
@@ -46,6 +50,8 @@ internal static partial class OpCases
         new("AdamW", n => AdamW("edge", n, Whole(n), n % 2 == 0)),
         new("LARS", n => Lars("edge", n, Whole(n), n % 2 == 0)),
         new("SGD", n => Sgd("edge", n, Whole(n), n % 2 == 0)),
+        new("AdamW with a copy", n => AdamW("edge", n, Whole(n), n % 2 == 0).Update("copy", new(n)).Halves("copy")),
+        new("SGD with a copy", n => Sgd("edge", n, Whole(n), n % 2 == 0).Update("copy", new(n)).Halves("copy")),
         new("clip scales", n => Clip(n, 1, n % 2 == 0)),
     ];
 
@@ -69,13 +75,13 @@ internal static partial class OpCases
     private static OpCase AdamW(string name, int slab, UpdateSegment[] segments, bool scales)
         => Slabs($"AdamW of {slab}, {name}", slab, segments, scales).Update("m", new(slab), Draws.Normal(0, 1e-2))
             .Update("v", new(slab), Draws.Uniform(0, 1e-2))
-            .Run((b, o) => b.AdamWStep(o["p"], o["m"], o["v"], o["gradient"], o.Maybe("scales"), segments, 0.9f, 0.999f, 1e-2f));
+            .Run((b, o) => b.AdamWStep(o["p"], o["m"], o["v"], o.Maybe("copy"), o["gradient"], o.Maybe("scales"), segments, 0.9f, 0.999f, 1e-2f));
 
     private static OpCase Lars(string name, int slab, UpdateSegment[] segments, bool scales)
         => Slabs($"LARS of {slab}, {name}", slab, segments, scales).Update("mu", new(slab))
-            .Run((b, o) => b.LarsStep(o["p"], o["mu"], o["gradient"], o.Maybe("scales"), segments, 0.9f, 1e-3f));
+            .Run((b, o) => b.LarsStep(o["p"], o["mu"], o.Maybe("copy"), o["gradient"], o.Maybe("scales"), segments, 0.9f, 1e-3f));
 
     private static OpCase Sgd(string name, int slab, UpdateSegment[] segments, bool scales)
         => Slabs($"SGD of {slab}, {name}", slab, segments, scales).Update("mu", new(slab))
-            .Run((b, o) => b.SgdStep(o["p"], o["mu"], o["gradient"], o.Maybe("scales"), segments, 0.9f));
+            .Run((b, o) => b.SgdStep(o["p"], o["mu"], o.Maybe("copy"), o["gradient"], o.Maybe("scales"), segments, 0.9f));
 }

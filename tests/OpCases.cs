@@ -35,18 +35,24 @@ internal static partial class OpCases
             yield return Fill(n);
             yield return new OpCase($"fill bytes {n}").OutputBytes("y", new(n)).Run((b, o) => b.Fill(o["y"], 7));
             yield return Copy(n);
+            yield return Cast(n).Halves("x");
+            yield return Cast(n).Halves("y");
             yield return AddScaled(n);
             yield return Overwrite(n);
         }
     }
 
     private static IEnumerable<Edge> MemoryEdges() =>
-        [new("fill", Fill), new("copy", Copy), new("add-scaled", AddScaled), new("add-scaled over NaN", Overwrite)];
+        [new("fill", Fill), new("copy", Copy), new("cast to float", n => Cast(n).Halves("x")), new("cast to bf16", n => Cast(n).Halves("y")),
+         new("add-scaled", AddScaled), new("add-scaled over NaN", Overwrite)];
 
     private static OpCase Fill(int n) => new OpCase($"fill {n}").Output("y", new(n)).Run((b, o) => b.Fill(o["y"], -2.5f));
 
     private static OpCase Copy(int n)
         => new OpCase($"copy {n}").Input("x", new(n)).Output("y", new(n)).Run((b, o) => b.Copy(o["y"], o["x"]));
+
+    private static OpCase Cast(int n)
+        => new OpCase($"cast {n}").Input("x", new(n)).Output("y", new(n)).Run((b, o) => b.Cast(o["y"], o["x"]));
 
     private static OpCase AddScaled(int n) => new OpCase($"add-scaled {n}").Update("y", new(n)).Input("x", new(n))
         .Run((b, o) => b.AddScaled(o["y"], o["x"], 0.75f, -1.5f));

@@ -19,8 +19,8 @@ internal sealed unsafe partial class OracleBackend
             ps[s] = max <= 0 ? 1 : Math.Min(1, max / (Math.Sqrt(perSegment ? pn[s] : sum) + 1e-6));
     }
 
-    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float beta1, float beta2, float eps)
+    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps)
     {
         double* pp = F(p), pm = F(m), pv = F(v), pg = F(gradient), ps = F(scales);
         double b1 = (double)(decimal)beta1, b2 = (double)(decimal)beta2;
@@ -37,10 +37,11 @@ internal sealed unsafe partial class OracleBackend
                 pp[i] -= lr / correction1 * pm[i] / (Math.Sqrt(pv[i]) / Math.Sqrt(correction2) + eps);
             }
         }
+        CopyOut(copy, p, segments);
     }
 
-    public override void LarsStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float momentum, float trust)
+    public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum, float trust)
     {
         double* pp = F(p), pmu = F(mu), pg = F(gradient), ps = F(scales);
         for (int s = 0; s < segments.Length; s++)
@@ -62,9 +63,11 @@ internal sealed unsafe partial class OracleBackend
                 pp[at.Offset + i] -= (double)at.LearningRate * pmu[at.Offset + i];
             }
         }
+        CopyOut(copy, p, segments);
     }
 
-    public override void SgdStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments, float momentum)
+    public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum)
     {
         double* pp = F(p), pmu = F(mu), pg = F(gradient), ps = F(scales);
         for (int s = 0; s < segments.Length; s++)
@@ -77,6 +80,14 @@ internal sealed unsafe partial class OracleBackend
                 pp[i] -= (double)at.LearningRate * pmu[i];
             }
         }
+        CopyOut(copy, p, segments);
+    }
+
+    private static void CopyOut(Tensor? copy, Tensor p, ReadOnlySpan<UpdateSegment> segments)
+    {
+        if (copy is not { } to) return;
+        foreach (UpdateSegment at in segments)
+            for (long i = at.Offset; i < at.Offset + at.Length; i++) F(to)[i] = F(p)[i];
     }
 
     private static double Squares(double* x, int n)

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using MimEngine.Kernels;
 using MimEngine.Kernels.Cpu;
+using MimEngine.Kernels.Cpu.Emitted;
 using NUnit.Framework;
 
 namespace MimEngine.Tests;
@@ -36,6 +37,27 @@ public class ParityTests
                 foreach (Slot slot in call.Slots)
                     Assert.That(several.Bytes(slot.Name).AsSpan().SequenceEqual(single.Bytes(slot.Name)),
                         $"{call.Name}, {modes}: {slot.Name} {slot.Shape} depends on the thread count.");
+            }
+    }
+
+    /// <summary>Cases with operands in bfloat16: those whose products a CPU of that precision computes in it.</summary>
+    private static IEnumerable<object> Halves => OpCases.All.Where(c => c.HasHalves);
+
+    [Test]
+    public void The_cpu_in_bf16_agrees_with_the_oracle_within_its_rounding([ValueSource(nameof(Halves))] object line, [Values] Bf16Unit unit,
+        [Values(1, 3)] int threads)
+    {
+        CpuBackend cpu = Cpu.Open(unit, threads);
+        using var oracle = new OracleBackend();
+        foreach (OpCall call in Calls(line))
+            foreach (GradModes modes in call.Modes())
+            {
+                Results expected = s_expected.GetOrAdd((call, modes), _ => call.Execute(oracle, modes)), got = call.Execute(cpu, modes);
+                Agreement.Check(call with { Tolerance = Math.Max(1e-2, call.Tolerance) }, modes, got, expected, $"{unit}");
+                if (threads == 1) continue;
+                Results one = call.Execute(Cpu.Open(unit, 1), modes);
+                foreach (Slot slot in call.Slots)
+                    Assert.That(got.Bytes(slot.Name).AsSpan().SequenceEqual(one.Bytes(slot.Name)), $"{call.Name}, {modes}: {slot.Name} on {threads} threads.");
             }
     }
 

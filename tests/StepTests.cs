@@ -76,11 +76,11 @@ public class StepTests
 
     [Test]
     public void A_warm_step_allocates_no_managed_byte_and_rents_nothing_new(
-        [Values("kamim", "simmim", "mae")] string recipe, [Values(1, 2)] int threads, [Values] Recompute recompute)
+        [Values("kamim", "simmim", "mae")] string recipe, [Values(1, 2)] int threads, [Values] Recompute recompute, [Values] Precision precision)
     {
         PretrainConfig config = Config(recipe);
-        config = config with { Run = config.Run with { Recompute = recompute, Accumulate = 2 } };
-        using var cpu = new CpuBackend(threads);
+        config = config with { Run = config.Run with { Recompute = recompute, Accumulate = 2, Precision = precision } };
+        using var cpu = new CpuBackend(threads, precision: precision);
         using var pretrainer = new Pretrainer(cpu, config, MemoryPlan.Of(config, threads: threads).ArenaBytes);
         byte[] pixels = Pictures(1);
         void Step(long number)
@@ -109,12 +109,12 @@ public class StepTests
 
     [Test]
     public void A_run_takes_the_memory_that_the_plan_said([Values("kamim", "simmim", "mae")] string recipe, [Values(1, 3)] int threads,
-        [Values] Recompute recompute)
+        [Values] Recompute recompute, [Values] Precision precision)
     {
         PretrainConfig config = Config(recipe);
-        config = config with { Run = config.Run with { Recompute = recompute } };
+        config = config with { Run = config.Run with { Recompute = recompute, Precision = precision } };
         MemoryPlan plan = MemoryPlan.Of(config, threads: threads);
-        using var cpu = new CpuBackend(threads);
+        using var cpu = new CpuBackend(threads, precision: precision);
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
         pretrainer.Pass(Pictures(1), 0, firstPass: true);
         pretrainer.Update(1e-3);

@@ -3,9 +3,9 @@ namespace MimEngine.Kernels;
 public abstract partial class Backend
 {
     /// <summary>y = softmax(q·kᵀ/√D + bias)·v for each image and head (Vaswani et al. 2017, section 3.2).</summary>
-    /// <param name="y">(B, N, C) written, heads side by side.</param>
+    /// <param name="y">(B, N, C) of qkv's type, written, heads side by side.</param>
     /// <param name="lse">(B, H, N) float32, written, kept for backward: ln Σ exp of each row of logits.</param>
-    /// <param name="qkv">(B, N, 3·C): q, k, v of all heads, each C wide; head h owns columns [h·D, (h+1)·D).</param>
+    /// <param name="qkv">(B, N, 3·C) Real or Branch: q, k, v of all heads, each C wide; head h owns columns [h·D, (h+1)·D).</param>
     /// <param name="bias">(H, N, N) float32 added to the scaled logits, shared by the batch, or none.</param>
     /// <remarks>4·B·N²·C flops. No more of the N×N matrix exists than a backend's tile.</remarks>
     public abstract void AttentionForward(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias);
@@ -14,7 +14,7 @@ public abstract partial class Backend
     /// With p = exp(logits − lse) recomputed: dv = pᵀ·dy; ds = p ⊙ (dy·vᵀ − rowsum(dy ⊙ y)); dq = ds·k/√D; dk = dsᵀ·q/√D;
     /// dbias = Σ over the batch of ds, in batch order.
     /// </summary>
-    /// <param name="dqkv">(B, N, 3·C).</param>
+    /// <param name="dqkv">(B, N, 3·C) of qkv's type, as dy and y are.</param>
     /// <param name="dbias">(H, N, N) float32.</param>
     /// <remarks>10·B·N²·C flops. Dao et al. 2022, algorithm 4.</remarks>
     public abstract void AttentionBackward(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias);
@@ -33,7 +33,7 @@ public abstract partial class Backend
 
     /// <summary>The N×N matrices that <see cref="AttentionForward"/> never makes, for those who look at them: p = softmax(q·kᵀ/√D + bias).</summary>
     /// <param name="p">(B, H, N, N) float32, written.</param>
-    /// <param name="qkv">(B, N, 3·C).</param>
+    /// <param name="qkv">(B, N, 3·C) Real or Branch.</param>
     /// <param name="bias">(H, N, N) float32 or none.</param>
     public abstract void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias);
 

@@ -6,9 +6,10 @@ public enum Activation : byte { Tanh, Relu }
 public abstract partial class Backend
 {
     /// <summary>y = (x − mean)·rstd·γ + β along each row.</summary>
-    /// <param name="y">(M, C) written.</param>
+    /// <param name="y">(M, C) Real or Branch, written.</param>
     /// <param name="mean">(M) float32, written, kept for backward.</param>
     /// <param name="rstd">(M) float32, written, kept for backward: 1/√(variance + eps), variance over C without Bessel's correction.</param>
+    /// <param name="x">(M, C) float32.</param>
     /// <param name="gamma">(C) float32.</param>
     /// <param name="beta">(C) float32.</param>
     /// <remarks>The variance is the mean of squared deviations (two passes over a row in cache). 8·M·C flops. Ba et al. 2016, section 3.</remarks>
@@ -17,6 +18,9 @@ public abstract partial class Backend
     /// <summary>
     /// With x̂ = (x − mean)·rstd and g = dy·γ: dx = rstd·(g − mean(g) − x̂·mean(g·x̂)); dγ = Σ rows dy·x̂; dβ = Σ rows dy.
     /// </summary>
+    /// <param name="dx">(M, C) float32.</param>
+    /// <param name="dy">(M, C) Real or Branch.</param>
+    /// <param name="x">(M, C) float32.</param>
     public abstract void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma);
 
     /// <summary>y = exp(x − max)/Σ exp(x − max) along each row. A row of −∞ only gives NaN, as in PyTorch.</summary>

@@ -31,21 +31,28 @@ public abstract partial class Backend
     /// p ← p − lr/(1 − β1^t) · m / (√v/√(1 − β2^t) + eps).
     /// </summary>
     /// <param name="p">master slab, updated. m, v: moment slabs, updated.</param>
+    /// <param name="copy">
+    /// BF16 slab that products read, or none: the updated elements are written there in the same pass, rounded to nearest even as
+    /// <see cref="Cast"/> rounds; nothing else in it is touched.
+    /// </param>
     /// <param name="beta1">
     /// Meant as the decimal that was written: 0.9f is 0.9. From the exact double of 0.999f, 1 − β2 would be off by 1.3e-5.
     /// </param>
     /// <param name="beta2">Likewise.</param>
     /// <param name="scales">(S) float32, one a segment in list order, or none for 1.</param>
-    public abstract void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float beta1, float beta2, float eps);
+    public abstract void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps);
 
     /// <summary>
     /// LARS as MAE's linear probe has it (You et al. 2017; SPEC C.3): where Trust, g ← g + decay·p, then g ← g·q with
     /// q = trust·‖p‖/‖g‖ if both norms are positive, else 1; mu ← momentum·mu + g; p ← p − lr·mu. Elsewhere plain momentum, no decay.
     /// </summary>
-    public abstract void LarsStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
+    /// <param name="copy">As in <see cref="AdamWStep"/>.</param>
+    public abstract void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
         float momentum, float trust);
 
     /// <summary>SGD, PyTorch's form: g ← g + decay·p; mu ← momentum·mu + g (mu = g at t = 1); p ← p − lr·mu.</summary>
-    public abstract void SgdStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments, float momentum);
+    /// <param name="copy">As in <see cref="AdamWStep"/>.</param>
+    public abstract void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
+        float momentum);
 }

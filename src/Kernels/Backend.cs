@@ -5,6 +5,10 @@ namespace MimEngine.Kernels;
 /// Abstract = every backend must have it; virtual = a backend may be faster than the composed body, which is its meaning.
 /// </summary>
 /// <remarks>
+/// Floating tensors are F32 (the oracle's F64), unless a docstring says "Real or Branch": then each such operand by itself is F32 or BF16.
+/// A BF16 operand is read exactly, computed with in float32 and rounded to nearest even once, when it is written; what is accumulated into
+/// a BF16 gradient is added in float32 before that. Under <see cref="Precision.BF16"/> a backend may round operands of its products, those of
+/// attention included, to bfloat16 as well.
 /// Argument order everywhere: gradients, destinations, upstream gradient, inputs, options. All tensors are contiguous.
 /// Operations on one backend are called from one thread at a time and complete in call order.
 /// A destination may hold anything before a call (tests poison it with NaN); it never overlaps an input unless a docstring says so.
@@ -19,6 +23,13 @@ public abstract partial class Backend : IDisposable
 
     /// <summary>Element type of everything that is float32 in the contract: F64 in the oracle of the tests, F32 elsewhere.</summary>
     public virtual DType Real => DType.F32;
+
+    /// <summary>
+    /// Element type of what lies between the products of a block: LayerNorm's output, qkv, attention's output, the MLP's pre-activation and
+    /// activation, the gradients of all these, and the copy of the weights that products read. BF16 under <see cref="Precision.BF16"/>, else
+    /// <see cref="Real"/>. The residual stream and everything outside of blocks is Real.
+    /// </summary>
+    public virtual DType Branch => Real;
 
     /// <summary>Allocates zeroed device memory, aligned to at least 64 bytes.</summary>
     /// <exception cref="DeviceMemoryException">The device has not that much left.</exception>
@@ -39,6 +50,12 @@ public abstract partial class Backend : IDisposable
     /// <summary>y = x, element for element; same type and count.</summary>
     public abstract void Copy(Tensor y, Tensor x);
 
+    /// <summary>
+    /// y = x, element for element, in y's type: float32 to bfloat16 rounds to nearest, ties to even, NaN stays NaN and what is beyond the largest
+    /// becomes infinite; bfloat16 to float32 is exact. Same count.
+    /// </summary>
+    public abstract void Cast(Tensor y, Tensor x);
+
     /// <summary>y = a·x + b·y. With b = 0, y may hold NaN. F32.</summary>
     public abstract void AddScaled(Tensor y, Tensor x, float a, float b);
 
@@ -52,15 +69,13 @@ public abstract partial class Backend : IDisposable
 
     /// <summary>Opens a device by the name a user typed.</summary>
     /// <param name="threads">Worker threads of the CPU; 0 = all that the process may use. Ignored by other devices.</param>
-    /// <param name="precision">What matrix products multiply.</param>
+    /// <param name="precision">What matrix products multiply, and what lies between them; a device that has only float32 refuses the other.</param>
     /// <exception cref="DeviceException">The device is unknown, absent or refused; the message says what to do.</exception>
     public static Backend Open(string name, int threads = 0, Precision precision = Precision.F32) => name switch
     {
         "cpu" => new Cpu.CpuBackend(threads, precision: precision),
-        "null" => new NullBackend(),
-        _ when precision != Precision.F32 => throw new DeviceException(
-            $"device '{name}': computes in float32 only; leave out --precision bf16, or use --device cpu."),
-        _ => BackendLoader.Open(name),
+        "null" => new NullBackend(precision),
+        _ => BackendLoader.Open(name, precision),
     };
 }
 

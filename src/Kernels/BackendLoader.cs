@@ -23,8 +23,8 @@ public interface IBackendProvider
     IReadOnlyList<DeviceReport> Devices();
 
     /// <summary>Opens a device.</summary>
-    /// <exception cref="DeviceException">It is absent or refused.</exception>
-    Backend Open(string name);
+    /// <exception cref="DeviceException">It is absent or refused, or has not the precision.</exception>
+    Backend Open(string name, Precision precision);
 
     /// <summary>Every kernel as text, without a device.</summary>
     IEnumerable<EmittedKernel> Emit();
@@ -65,12 +65,12 @@ public static class BackendLoader
         }
     }
 
-    internal static Backend Open(string name)
+    internal static Backend Open(string name, Precision precision)
     {
         string kind = name.Split(':')[0];
         if (!s_gpuNames.Contains(kind))
             throw new DeviceException($"device '{name}' is unknown. Known devices: cpu, cuda, cuda:N, opencl, opencl:N, sim.");
-        return Provider?.Open(name)
+        return Provider?.Open(name, precision)
             ?? throw new DeviceException($"device '{name}': {WhyAbsent}. The cpu device needs nothing: use --device cpu.");
     }
 

@@ -1,17 +1,23 @@
 namespace MimEngine.Kernels;
 
 /// <summary>Does nothing, owns nothing: forecasts memory (every allocation is counted, none is made) and shows the host's own overhead.</summary>
-public sealed class NullBackend : Backend
+/// <param name="precision">Of the run that is planned.</param>
+public sealed class NullBackend(Precision precision = Precision.F32) : Backend
 {
     private sealed class Nowhere(long bytes) : Storage(bytes)
     {
         public override void Dispose() { }
     }
 
+    /// <summary>One that stores what another would: for planning its memory.</summary>
+    public static NullBackend Like(Backend other) => new(other.Branch == DType.BF16 ? Precision.BF16 : Precision.F32);
+
     private long _allocated;
 
     public override string Name => "null";
     public override string Description => "no device: plans memory, computes nothing";
+
+    public override DType Branch => precision == Precision.BF16 ? DType.BF16 : Real;
 
     /// <summary>Bytes asked for so far.</summary>
     public override long AllocatedBytes => _allocated;
@@ -26,6 +32,7 @@ public sealed class NullBackend : Backend
     public override void Download(Span<byte> destination, Tensor source) => destination.Clear();
     public override void Fill(Tensor y, float value) { }
     public override void Copy(Tensor y, Tensor x) { }
+    public override void Cast(Tensor y, Tensor x) { }
     public override void AddScaled(Tensor y, Tensor x, float a, float b) { }
     public override void Dispose() { }
 
@@ -83,12 +90,12 @@ public sealed class NullBackend : Backend
 
     public override void SquaredNorms(Tensor norms, Tensor gradient, ReadOnlySpan<UpdateSegment> segments) { }
     public override void ClipScales(Tensor scales, Tensor total, Tensor norms, float max, bool perSegment) { }
-    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales,
+    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,
         ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps) { }
-    public override void LarsStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float momentum, float trust) { }
-    public override void SgdStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float momentum) { }
+    public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum, float trust) { }
+    public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum) { }
 
     public override void NormalizeImages(Tensor y, Tensor x, ReadOnlySpan<float> mean, ReadOnlySpan<float> std) { }
     public override void NormalizePatches(Tensor y, Tensor x, int patch, float eps) { }

@@ -8,7 +8,11 @@ namespace MimEngine.Kernels;
 /// <param name="Name">The operation of <see cref="Backend"/>.</param>
 /// <param name="Flops">Floating-point operations; integer work counts as none.</param>
 /// <param name="Bytes">Read plus written.</param>
-/// <remarks>M rows, N outputs, K inputs of a linear layer; B images, T tokens, C width, H heads; optional operands as flags.</remarks>
+/// <remarks>
+/// Optional sizes are bytes of an element of an operand that may be float32 or bfloat16, in the operand's name or for all of them (size);
+/// copy is that of the optimiser's second destination, 0 without one.
+/// M rows, N outputs, K inputs of a linear layer; B images, T tokens, C width, H heads; optional operands as flags.
+/// </remarks>
 public readonly record struct OpCost(string Name, double Flops, double Bytes)
 {
     private const double Float = sizeof(float);
@@ -21,44 +25,47 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     // Memory
     public static OpCost Fill(long n) => Of(nameof(Backend.Fill), 0, n);
     public static OpCost Copy(long n) => Of(nameof(Backend.Copy), 0, 2.0 * n);
+    public static OpCost Cast(double n, double y, double x) => Of(nameof(Backend.Cast), 0, 0, n * (y + x));
 
     /// <summary>y = a·x + b·y reads y unless b is 0.</summary>
     public static OpCost AddScaled(long n, bool keeps = true)
         => Of(nameof(Backend.AddScaled), keeps ? 3.0 * n : n, keeps ? 3.0 * n : 2.0 * n);
 
     // Dense
-    public static OpCost LinearForward(double m, double n, double k)
-        => Of(nameof(Backend.LinearForward), 2 * m * n * k + m * n, m * k + n * k + n + m * n);
+    public static OpCost LinearForward(double m, double n, double k, double x = Float, double w = Float, double y = Float)
+        => Of(nameof(Backend.LinearForward), 2 * m * n * k + m * n, n, m * k * x + n * k * w + m * n * y);
 
     /// <summary>Any of the three gradients; 2·M·N·K for each product.</summary>
-    public static OpCost LinearBackward(double m, double n, double k, bool input = true, bool weight = true, bool bias = true)
+    public static OpCost LinearBackward(double m, double n, double k, bool input = true, bool weight = true, bool bias = true,
+        double dx = Float, double dy = Float, double x = Float, double w = Float)
     {
         double flops = (input ? 2 * m * n * k : 0) + (weight ? 2 * m * n * k : 0) + (bias ? m * n : 0);
-        return Of(nameof(Backend.LinearBackward), flops, m * n + (input ? n * k + m * k : 0) + (weight ? m * k + n * k : 0) + (bias ? n
-            : 0));
+        return Of(nameof(Backend.LinearBackward), flops, (weight ? n * k : 0) + (bias ? n : 0),
+            m * n * dy + (input ? n * k * w + m * k * dx : 0) + (weight ? m * k * x : 0));
     }
 
-    public static OpCost LinearGeluForward(double m, double n, double k)
-        => Of(nameof(Backend.LinearGeluForward), 2 * m * n * k + m * n + GeluFlops * m * n, m * k + n * k + n + 2 * m * n);
+    public static OpCost LinearGeluForward(double m, double n, double k, double x = Float, double w = Float, double y = Float)
+        => Of(nameof(Backend.LinearGeluForward), 2 * m * n * k + m * n + GeluFlops * m * n, n, m * k * x + n * k * w + 2 * m * n * y);
 
-    public static OpCost LinearResidualForward(double m, double n, double k)
-        => Of(nameof(Backend.LinearResidualForward), 2 * m * n * k + 4 * m * n, m * k + n * k + 2 * n + 2 * m * n);
+    public static OpCost LinearResidualForward(double m, double n, double k, double x = Float, double w = Float)
+        => Of(nameof(Backend.LinearResidualForward), 2 * m * n * k + 4 * m * n, 2 * n + 2 * m * n, m * k * x + n * k * w);
 
     private const double GeluFlops = 32;        // an exponential of 11, a polynomial of 15, a division, 5 more
     private const double GeluSlopeFlops = 36;
 
-    public static OpCost GeluForward(double n) => Of(nameof(Backend.GeluForward), GeluFlops * n, 2 * n);
-    public static OpCost GeluBackward(double n) => Of(nameof(Backend.GeluBackward), GeluSlopeFlops * n, 3 * n);
+    public static OpCost GeluForward(double n, double size = Float) => Of(nameof(Backend.GeluForward), GeluFlops * n, 0, 2 * n * size);
+    public static OpCost GeluBackward(double n, double size = Float) => Of(nameof(Backend.GeluBackward), GeluSlopeFlops * n, 0, 3 * n * size);
     public static OpCost ScaleAddForward(double m, double n) => Of(nameof(Backend.ScaleAddForward), 3 * m * n, 3 * m * n);
-    public static OpCost ScaleAddBackward(double m, double n, bool scaled = true)
-        => Of(nameof(Backend.ScaleAddBackward), 2 * m * n, (scaled ? 3 : 2) * m * n);
+    public static OpCost ScaleAddBackward(double m, double n, bool scaled = true, double branch = Float)
+        => Of(nameof(Backend.ScaleAddBackward), 2 * m * n, m * n, (scaled ? 2 : 1) * m * n * branch);
     public static OpCost LayerScaleBackward(double n, double k) => Of(nameof(Backend.LayerScaleBackward), 3 * n * k, 3 * n * k);
 
     // Norm
     /// <summary>Mean, squared deviations, scale and shift: 8 a number.</summary>
-    public static OpCost LayerNormForward(double m, double c) => Of(nameof(Backend.LayerNormForward), 8 * m * c, 2 * m * c + 2 * m + 2 * c);
-    public static OpCost LayerNormBackward(double m, double c) => Of(nameof(Backend.LayerNormBackward), 14 * m * c,
-        3 * m * c + 2 * m + 3 * c);
+    public static OpCost LayerNormForward(double m, double c, double y = Float)
+        => Of(nameof(Backend.LayerNormForward), 8 * m * c, m * c + 2 * m + 2 * c, m * c * y);
+    public static OpCost LayerNormBackward(double m, double c, double dy = Float)
+        => Of(nameof(Backend.LayerNormBackward), 14 * m * c, 2 * m * c + 2 * m + 3 * c, m * c * dy);
     public static OpCost SoftmaxForward(double m, double c) => Of(nameof(Backend.SoftmaxForward), 5 * m * c, 2 * m * c);
     public static OpCost SoftmaxBackward(double m, double c) => Of(nameof(Backend.SoftmaxBackward), 4 * m * c, 3 * m * c);
     public static OpCost ActivateForward(double n) => Of(nameof(Backend.ActivateForward), 4 * n, 2 * n);
@@ -68,12 +75,12 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
 
     // Attention
     /// <summary>Two products of T² · C multiply-adds an image, and a softmax of 5 a logit.</summary>
-    public static OpCost AttentionForward(double b, double t, double c, double heads)
-        => Of(nameof(Backend.AttentionForward), b * (4 * t * t * c + 5 * heads * t * t), b * t * (4 * c + heads));
+    public static OpCost AttentionForward(double b, double t, double c, double heads, double size = Float)
+        => Of(nameof(Backend.AttentionForward), b * (4 * t * t * c + 5 * heads * t * t), b * t * heads, b * t * 4 * c * size);
 
     /// <summary>Five products of T² · C multiply-adds an image: the logits again, dv, dp, dq, dk.</summary>
-    public static OpCost AttentionBackward(double b, double t, double c, double heads)
-        => Of(nameof(Backend.AttentionBackward), b * (10 * t * t * c + 5 * heads * t * t), b * t * (8 * c + heads));
+    public static OpCost AttentionBackward(double b, double t, double c, double heads, double size = Float)
+        => Of(nameof(Backend.AttentionBackward), b * (10 * t * t * c + 5 * heads * t * t), b * t * heads, b * t * 8 * c * size);
 
     public static OpCost RelativePositionBiasForward(double t, double heads) => Of(nameof(Backend.RelativePositionBiasForward), 0,
         heads * t * t);
@@ -129,9 +136,9 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost ClipScales(double segments) => Of(nameof(Backend.ClipScales), 4 * segments, 2 * segments);
 
     /// <summary>Reads p, m, v, g; writes p, m, v.</summary>
-    public static OpCost AdamWStep(double n) => Of(nameof(Backend.AdamWStep), 15 * n, 7 * n);
-    public static OpCost LarsStep(double n) => Of(nameof(Backend.LarsStep), 11 * n, 5 * n);
-    public static OpCost SgdStep(double n) => Of(nameof(Backend.SgdStep), 6 * n, 5 * n);
+    public static OpCost AdamWStep(double n, double copy = 0) => Of(nameof(Backend.AdamWStep), 15 * n, 7 * n, n * copy);
+    public static OpCost LarsStep(double n, double copy = 0) => Of(nameof(Backend.LarsStep), 11 * n, 5 * n, n * copy);
+    public static OpCost SgdStep(double n, double copy = 0) => Of(nameof(Backend.SgdStep), 6 * n, 5 * n, n * copy);
 
     // Image
     public static OpCost NormalizeImages(double b, double pixels) => Of(nameof(Backend.NormalizeImages), 2 * b * 3 * pixels,

@@ -106,9 +106,16 @@ public readonly record struct Tensor(Storage Storage, long ByteOffset, Shape Sha
         ? Storage.Address + (nint)ByteOffset
         : throw new InvalidOperationException("This tensor lives on a device; download it first.");
 
-    internal unsafe float* F32 { get { System.Diagnostics.Debug.Assert(DType == DType.F32); return (float*)HostAddress; } }
-    internal unsafe byte* U8 { get { System.Diagnostics.Debug.Assert(DType == DType.U8); return (byte*)HostAddress; } }
-    internal unsafe int* I32 { get { System.Diagnostics.Debug.Assert(DType == DType.I32); return (int*)HostAddress; } }
+    internal unsafe float* F32 => (float*)Checked(DType.F32);
+    internal unsafe ushort* BF16 => (ushort*)Checked(DType.BF16);
+    internal unsafe byte* U8 => (byte*)Checked(DType.U8);
+    internal unsafe int* I32 => (int*)Checked(DType.I32);
+
+    /// <summary>The first element, of whatever type; host storage only.</summary>
+    internal unsafe void* Raw => (void*)HostAddress;
+
+    private nint Checked(DType expected) => DType == expected ? HostAddress
+        : throw new ArgumentException($"This operation takes {expected} here; the tensor {Shape} is {DType}.");
 }
 
 /// <summary>What a backward kernel does with a result.</summary>

@@ -6,14 +6,14 @@ public sealed partial class TimedBackend
     {
         long start = Start();
         inner.AttentionForward(y, lse, qkv, heads, bias);
-        Stop(start, OpCost.AttentionForward(y.Shape.D0, y.Shape.D1, y.Shape.D2, heads), y.Shape);
+        Stop(start, OpCost.AttentionForward(y.Shape.D0, y.Shape.D1, y.Shape.D2, heads, Size(qkv)), y.Shape);
     }
 
     public override void AttentionBackward(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
     {
         long start = Start();
         inner.AttentionBackward(dqkv, dbias, dy, y, lse, qkv, heads, bias);
-        Stop(start, OpCost.AttentionBackward(y.Shape.D0, y.Shape.D1, y.Shape.D2, heads), y.Shape);
+        Stop(start, OpCost.AttentionBackward(y.Shape.D0, y.Shape.D1, y.Shape.D2, heads, Size(qkv)), y.Shape);
     }
 
     public override void RelativePositionBiasForward(Tensor bias, Tensor table, int grid)

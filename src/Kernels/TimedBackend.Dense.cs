@@ -6,14 +6,15 @@ public sealed partial class TimedBackend
     {
         long start = Start();
         inner.LinearForward(y, x, w, b);
-        Stop(start, OpCost.LinearForward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols), new Shape(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols));
+        Stop(start, OpCost.LinearForward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols, Size(x), Size(w), Size(y)), new Shape(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols));
     }
 
     public override void LinearBackward(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w)
     {
         long start = Start();
         inner.LinearBackward(dx, dw, db, dy, x, w);
-        Stop(start, OpCost.LinearBackward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols, dx.Wanted, dw.Wanted, db.Wanted),
+        Stop(start, OpCost.LinearBackward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols, dx.Wanted, dw.Wanted, db.Wanted, Size(Of(dx)), Size(dy),
+            Size(x), Size(w)),
             new Shape(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols));
     }
 
@@ -21,30 +22,30 @@ public sealed partial class TimedBackend
     {
         long start = Start();
         inner.LinearGeluForward(y, h, x, w, b);
-        Stop(start, OpCost.LinearGeluForward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols), new Shape(x.Shape.Rows, w.Shape.Rows,
-            w.Shape.Cols));
+        Stop(start, OpCost.LinearGeluForward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols, Size(x), Size(w), Size(y)),
+            new Shape(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols));
     }
 
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
     {
         long start = Start();
         inner.LinearResidualForward(y, x, w, b, residual, gamma, rowScale);
-        Stop(start, OpCost.LinearResidualForward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols), new Shape(x.Shape.Rows, w.Shape.Rows,
-            w.Shape.Cols));
+        Stop(start, OpCost.LinearResidualForward(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols, Size(x), Size(w)),
+            new Shape(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols));
     }
 
     public override void GeluForward(Tensor y, Tensor x)
     {
         long start = Start();
         inner.GeluForward(y, x);
-        Stop(start, OpCost.GeluForward(y.Count), y.Shape);
+        Stop(start, OpCost.GeluForward(y.Count, Size(y)), y.Shape);
     }
 
     public override void GeluBackward(Grad dx, Tensor dy, Tensor x)
     {
         long start = Start();
         inner.GeluBackward(dx, dy, x);
-        Stop(start, OpCost.GeluBackward(x.Count), x.Shape);
+        Stop(start, OpCost.GeluBackward(x.Count, Size(x)), x.Shape);
     }
 
     public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma, Tensor? rowScale)
@@ -58,7 +59,7 @@ public sealed partial class TimedBackend
     {
         long start = Start();
         inner.ScaleAddBackward(branch, scaled, dy, gamma, rowScale);
-        Stop(start, OpCost.ScaleAddBackward(dy.Shape.Rows, dy.Shape.Cols, scaled is not null), dy.Shape);
+        Stop(start, OpCost.ScaleAddBackward(dy.Shape.Rows, dy.Shape.Cols, scaled is not null, Size(branch)), dy.Shape);
     }
 
     public override void LayerScaleBackward(Grad dgamma, Grad dw, Grad db, Tensor raw, Tensor rawBias, Tensor w, Tensor? b, Tensor gamma)

@@ -6,14 +6,14 @@ public sealed partial class TimedBackend
     {
         long start = Start();
         inner.LayerNormForward(y, mean, rstd, x, gamma, beta, eps);
-        Stop(start, OpCost.LayerNormForward(x.Shape.Rows, x.Shape.Cols), x.Shape);
+        Stop(start, OpCost.LayerNormForward(x.Shape.Rows, x.Shape.Cols, Size(y)), x.Shape);
     }
 
     public override void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma)
     {
         long start = Start();
         inner.LayerNormBackward(dx, dgamma, dbeta, dy, x, mean, rstd, gamma);
-        Stop(start, OpCost.LayerNormBackward(x.Shape.Rows, x.Shape.Cols), x.Shape);
+        Stop(start, OpCost.LayerNormBackward(x.Shape.Rows, x.Shape.Cols, Size(dy)), x.Shape);
     }
 
     public override void SoftmaxForward(Tensor y, Tensor x)

@@ -16,27 +16,27 @@ public sealed partial class TimedBackend
         Stop(start, OpCost.ClipScales(scales.Count), scales.Shape);
     }
 
-    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float beta1, float beta2, float eps)
+    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps)
     {
         long start = Start();
-        inner.AdamWStep(p, m, v, gradient, scales, segments, beta1, beta2, eps);
-        Stop(start, OpCost.AdamWStep(p.Count), p.Shape);
+        inner.AdamWStep(p, m, v, copy, gradient, scales, segments, beta1, beta2, eps);
+        Stop(start, OpCost.AdamWStep(p.Count, Size(copy)), p.Shape);
     }
 
-    public override void LarsStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float momentum, float trust)
+    public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum, float trust)
     {
         long start = Start();
-        inner.LarsStep(p, mu, gradient, scales, segments, momentum, trust);
-        Stop(start, OpCost.LarsStep(p.Count), p.Shape);
+        inner.LarsStep(p, mu, copy, gradient, scales, segments, momentum, trust);
+        Stop(start, OpCost.LarsStep(p.Count, Size(copy)), p.Shape);
     }
 
-    public override void SgdStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float momentum)
+    public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum)
     {
         long start = Start();
-        inner.SgdStep(p, mu, gradient, scales, segments, momentum);
-        Stop(start, OpCost.SgdStep(p.Count), p.Shape);
+        inner.SgdStep(p, mu, copy, gradient, scales, segments, momentum);
+        Stop(start, OpCost.SgdStep(p.Count, Size(copy)), p.Shape);
     }
 }

@@ -53,11 +53,15 @@ public sealed partial class TimedBackend(Backend inner) : Backend
         return new OpCost(name, 0, bytes);
     }
 
+    /// <summary>Bytes of an element; 0 of none.</summary>
+    private static int Size(Tensor? t) => t is { } given ? given.DType.Size() : 0;
+
     private static Tensor? Of(Grad g) => g.Wanted ? g.Into : null;
 
     public override string Name => inner.Name;
     public override string Description => inner.Description;
     public override DType Real => inner.Real;
+    public override DType Branch => inner.Branch;
     public override long OwnBytes => inner.OwnBytes;
     public override Storage Allocate(long bytes) => inner.Allocate(bytes);
     public override void Synchronize() => inner.Synchronize();
@@ -89,6 +93,13 @@ public sealed partial class TimedBackend(Backend inner) : Backend
         long start = Start();
         inner.Copy(y, x);
         Stop(start, Moved(nameof(Copy), y, x), y.Shape);
+    }
+
+    public override void Cast(Tensor y, Tensor x)
+    {
+        long start = Start();
+        inner.Cast(y, x);
+        Stop(start, OpCost.Cast(y.Count, Size(y), Size(x)), y.Shape);
     }
 
     public override void AddScaled(Tensor y, Tensor x, float a, float b)

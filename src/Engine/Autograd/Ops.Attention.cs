@@ -4,7 +4,7 @@ namespace MimEngine.Engine.Autograd;
 
 public static partial class Ops
 {
-    /// <summary>y = softmax(q·kᵀ/√D + bias)·v for each image and head; qkv is (B, N, 3·C), y (B, N, C).</summary>
+    /// <summary>y = softmax(q·kᵀ/√D + bias)·v for each image and head; qkv is (B, N, 3·C), y (B, N, C) of its type.</summary>
     public static Value Attention(this Tape t, Value qkv, int heads, Value? bias = null)
     {
         (int b, int n, int c) = (qkv.Shape.D0, qkv.Shape.D1, qkv.Shape.D2 / 3);
@@ -12,7 +12,7 @@ public static partial class Ops
             throw new ArgumentException($"Attention: qkv is {qkv.Shape}; it must be (B, N, 3·C) with C divisible by {heads} heads.");
         int mark = t.Mark;
         Tensor lse = t.Keep(new Shape(b, heads, n));
-        Value y = t.New(new Shape(b, n, c), qkv.NeedsGrad || bias is { NeedsGrad: true });
+        Value y = t.New(new Shape(b, n, c), qkv.NeedsGrad || bias is { NeedsGrad: true }, qkv.Data.DType);
         t.Backend.AttentionForward(y.Data, lse, qkv.Data, heads, bias?.Data);
         t.Record<AttentionNode>(y, mark)?.Set(qkv, heads, bias, lse);
         return y;

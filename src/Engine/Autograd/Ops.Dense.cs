@@ -13,11 +13,12 @@ public sealed record LinearParams(Param Weight, Param? Bias)
 public static partial class Ops
 {
     /// <summary>y = x·wᵀ + b.</summary>
-    public static Value Linear(this Tape t, Value x, LinearParams p)
+    /// <param name="to">Type of y: <see cref="Backend.Branch"/> between the products of a block; none = <see cref="Backend.Real"/>.</param>
+    public static Value Linear(this Tape t, Value x, LinearParams p, DType? to = null)
     {
         int mark = t.Mark;
-        Value y = t.New(LinearShape(x, p), x.NeedsGrad || p.Weight.NeedsGrad);
-        t.Backend.LinearForward(y.Data, x.Data, p.Weight.Data, p.Bias?.Data);
+        Value y = t.New(LinearShape(x, p), x.NeedsGrad || p.Weight.NeedsGrad, to ?? t.Backend.Real);
+        t.Backend.LinearForward(y.Data, x.Data, p.Weight.Operand, p.Bias?.Data);
         t.Record<LinearNode>(y, mark)?.Set(x, p);
         return y;
     }
@@ -30,17 +31,17 @@ public static partial class Ops
         public void Set(Value x, LinearParams p) => (_x, _p) = (x, p);
 
         public override void Backward(Tape t) => t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias),
-            t.GradOf(Output), _x.Data, _p.Weight.Data);
+            t.GradOf(Output), _x.Data, _p.Weight.Operand);
     }
 
-    /// <summary>y = GELU(x·wᵀ + b); the pre-activation is kept.</summary>
+    /// <summary>y = GELU(x·wᵀ + b), of the backend's Branch type; the pre-activation is kept.</summary>
     public static Value LinearGelu(this Tape t, Value x, LinearParams p)
     {
         int mark = t.Mark;
         Shape shape = LinearShape(x, p);
-        Tensor h = t.Keep(shape);
-        Value y = t.New(shape, x.NeedsGrad || p.Weight.NeedsGrad);
-        t.Backend.LinearGeluForward(y.Data, h, x.Data, p.Weight.Data, p.Bias?.Data);
+        Tensor h = t.Keep(shape, t.Backend.Branch);
+        Value y = t.New(shape, x.NeedsGrad || p.Weight.NeedsGrad, t.Backend.Branch);
+        t.Backend.LinearGeluForward(y.Data, h, x.Data, p.Weight.Operand, p.Bias?.Data);
         t.Record<LinearGeluNode>(y, mark)?.Set(x, p, h);
         return y;
     }
@@ -57,7 +58,7 @@ public static partial class Ops
         {
             Tensor dh = t.GradOf(Output);   // nobody reads the gradient of y again: dh takes its memory
             t.Backend.GeluBackward(Grad.Write(dh), dh, _h);
-            t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), dh, _x.Data, _p.Weight.Data);
+            t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), dh, _x.Data, _p.Weight.Operand);
         }
     }
 
@@ -71,7 +72,7 @@ public static partial class Ops
         if (residual.Shape.Count != shape.Count)
             throw new ArgumentException($"LinearResidual: the branch is {shape} but the residual is {residual.Shape}.");
         Value y = t.New(residual.Shape, x.NeedsGrad || residual.NeedsGrad || p.Weight.NeedsGrad);
-        t.Backend.LinearResidualForward(y.Data, x.Data, p.Weight.Data, p.Bias?.Data, residual.Data, gamma?.Data, rowScale);
+        t.Backend.LinearResidualForward(y.Data, x.Data, p.Weight.Operand, p.Bias?.Data, residual.Data, gamma?.Data, rowScale);
         t.Record<LinearResidualNode>(y, mark)?.Set(x, p, residual, gamma, rowScale);
         return y;
     }
@@ -90,12 +91,12 @@ public static partial class Ops
         {
             Tensor dy = t.GradOf(Output);
             if (_gamma is null && _rowScale is null)
-                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), dy, _x.Data, _p.Weight.Data);
+                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), dy, _x.Data, _p.Weight.Operand);
             else if (_gamma is not { NeedsGrad: true } gamma)
             {
-                Tensor branch = t.Scratch(dy.Shape);
+                Tensor branch = t.Scratch(dy.Shape, t.Backend.Branch);
                 t.Backend.ScaleAddBackward(branch, null, dy, _gamma?.Data, _rowScale);
-                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), branch, _x.Data, _p.Weight.Data);
+                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), branch, _x.Data, _p.Weight.Operand);
                 t.Done(branch);
             }
             else LayerScaled(t, dy, gamma);
@@ -105,12 +106,12 @@ public static partial class Ops
         /// <summary>gamma's gradient comes out of the weight gradient taken without gamma; see Backend.LayerScaleBackward.</summary>
         private void LayerScaled(Tape t, Tensor dy, Param gamma)
         {
-            Tensor branch = t.Scratch(dy.Shape), scaled = _rowScale is null ? dy : t.Scratch(dy.Shape);
+            Tensor branch = t.Scratch(dy.Shape, t.Backend.Branch), scaled = _rowScale is null ? dy : t.Scratch(dy.Shape, t.Backend.Branch);
             t.Backend.ScaleAddBackward(branch, _rowScale is null ? null : scaled, dy, gamma.Data, _rowScale);
-            t.Backend.LinearBackward(t.GradFor(_x), Grad.None, Grad.None, branch, _x.Data, _p.Weight.Data);
+            t.Backend.LinearBackward(t.GradFor(_x), Grad.None, Grad.None, branch, _x.Data, _p.Weight.Operand);
             t.Done(branch);
             Tensor raw = t.Scratch(_p.Weight.Shape), rawBias = t.Scratch(gamma.Shape);
-            t.Backend.LinearBackward(Grad.None, Grad.Write(raw), Grad.Write(rawBias), scaled, _x.Data, _p.Weight.Data);
+            t.Backend.LinearBackward(Grad.None, Grad.Write(raw), Grad.Write(rawBias), scaled, _x.Data, _p.Weight.Operand);
             if (_rowScale is not null) t.Done(scaled);
             t.Backend.LayerScaleBackward(t.GradFor(gamma), t.GradFor(_p.Weight), t.GradFor(_p.Bias), raw, rawBias, _p.Weight.Data,
                 _p.Bias?.Data, gamma.Data);

@@ -8,13 +8,14 @@ public sealed record NormParams(Param Gamma, Param Beta, float Eps);
 public static partial class Ops
 {
     /// <summary>y = (x − mean)·rstd·γ + β along each row.</summary>
-    public static Value LayerNorm(this Tape t, Value x, NormParams p)
+    /// <param name="to">Type of y: <see cref="Backend.Branch"/> before a product of a block; none = <see cref="Backend.Real"/>.</param>
+    public static Value LayerNorm(this Tape t, Value x, NormParams p, DType? to = null)
     {
         if (x.Shape.Cols != p.Gamma.DeclaredShape.D0)
             throw new ArgumentException($"LayerNorm: x is {x.Shape} but '{p.Gamma.Name}' is {p.Gamma.DeclaredShape}; columns must match.");
         int mark = t.Mark;
         Tensor mean = t.Keep(new Shape(x.Shape.Rows)), rstd = t.Keep(new Shape(x.Shape.Rows));
-        Value y = t.New(x.Shape, x.NeedsGrad || p.Gamma.NeedsGrad);
+        Value y = t.New(x.Shape, x.NeedsGrad || p.Gamma.NeedsGrad, to ?? t.Backend.Real);
         t.Backend.LayerNormForward(y.Data, mean, rstd, x.Data, p.Gamma.Data, p.Beta.Data, p.Eps);
         t.Record<LayerNormNode>(y, mark)?.Set(x, p, mean, rstd);
         return y;

@@ -36,6 +36,12 @@ public sealed class ParamSet(int parts = 1) : IDisposable
     /// <summary>The value slab, (SlabElements).</summary>
     public Tensor Master { get; private set; }
 
+    /// <summary>
+    /// (SlabElements) BF16: the rounded copy of the masters that products read, or none where they read the masters. Whoever changes a master
+    /// renews the copy: optimisers in the same pass, <see cref="Set"/> by itself, others by <see cref="RefreshOperands"/>.
+    /// </summary>
+    public Tensor? Compute { get; private set; }
+
     /// <summary>The gradient slab, (SlabElements).</summary>
     public Tensor Gradient { get; private set; }
 
@@ -79,14 +85,16 @@ public sealed class ParamSet(int parts = 1) : IDisposable
     public void Allocate(Backend backend, ulong? seed, bool gradients = true)
     {
         if (_storage is not null) throw new InvalidOperationException("The slabs exist already.");
-        int slabs = gradients ? 2 : 1, size = backend.Real.Size();
-        _storage = backend.Allocate(Math.Max(1, _elements) * slabs * size);
+        int slabs = gradients ? 2 : 1, size = backend.Real.Size(), half = backend.Branch == backend.Real ? 0 : backend.Branch.Size();
+        _storage = backend.Allocate(Math.Max(1, _elements) * (slabs * size + half));
         int elements = checked((int)_elements);
         Master = new Tensor(_storage, 0, new Shape(elements), backend.Real);
         if (gradients) Gradient = new Tensor(_storage, _elements * size, new Shape(elements), backend.Real);
+        if (half > 0) Compute = new Tensor(_storage, _elements * slabs * size, new Shape(elements), backend.Branch);
         foreach (Param p in _params)
         {
             p.Data = View(Master, p, size);
+            p.Operand = Compute is { } copy ? View(copy, p, half) : p.Data;
             if (gradients) p.Gradient = View(Gradient, p, size);
         }
         if (seed is { } s) Initialise(backend, s);
@@ -105,6 +113,13 @@ public sealed class ParamSet(int parts = 1) : IDisposable
             Set(backend, p, values);
         }
         foreach ((Param p, int first, int rows) in _absent) backend.Fill(p.Data.Slice(first, rows), 0f);
+        RefreshOperands(backend);
+    }
+
+    /// <summary>Renews what products read, after <see cref="Master"/> was changed as a whole.</summary>
+    public void RefreshOperands(Backend backend)
+    {
+        if (Compute is { } copy) backend.Cast(copy, Master);
     }
 
     /// <summary>Overwrites one parameter.</summary>
@@ -113,6 +128,7 @@ public sealed class ParamSet(int parts = 1) : IDisposable
         if (values.Length != param.Data.Count)
             throw new ArgumentException($"'{param.Name}' is {param.DeclaredShape}; {values.Length} numbers were given.");
         Transfer.Upload(backend, param.Data, values);
+        if (param.Operand != param.Data) backend.Cast(param.Operand, param.Data);
     }
 
     /// <summary>Forgets which gradients were written: the next backward overwrites.</summary>

@@ -56,7 +56,11 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
     public bool Recording => _noGrad == 0;
 
     /// <summary>An activation; its memory lives until the op that made it has been unwound.</summary>
-    public Value New(Shape shape, bool needsGrad) => Wrap(Keep(shape), needsGrad && Recording);
+    public Value New(Shape shape, bool needsGrad) => New(shape, needsGrad, backend.Real);
+
+    /// <inheritdoc cref="New(Shape, bool)"/>
+    /// <param name="dtype">Of the activation and of its gradient: <see cref="Backend.Real"/> or <see cref="Backend.Branch"/>.</param>
+    public Value New(Shape shape, bool needsGrad, DType dtype) => Wrap(Keep(shape, dtype), needsGrad && Recording);
 
     /// <summary>Memory kept for backward beside the activation: statistics, log-sum-exps.</summary>
     public Tensor Keep(Shape shape) => Keep(shape, backend.Real);
@@ -107,7 +111,7 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
             return new Grad(p.Gradient, first ? GradMode.Write : GradMode.Accumulate);
         }
         if (x.Gradient is { } known) return Grad.Add(known);
-        Tensor fresh = arena.Rent(x.Shape, backend.Real);
+        Tensor fresh = arena.Rent(x.Shape, x.Data.DType);
         x.Gradient = fresh;
         return Grad.Write(fresh);
     }

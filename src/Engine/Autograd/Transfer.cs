@@ -14,6 +14,7 @@ public static class Transfer
             backend.Upload(destination, MemoryMarshal.AsBytes(values));
             return;
         }
+        if (destination.DType == DType.BF16) throw new ArgumentException("Transfer: float32 goes to a float32 tensor; Cast it there.");
         double[] wide = new double[values.Length];
         for (int i = 0; i < wide.Length; i++) wide[i] = values[i];
         backend.Upload(destination, MemoryMarshal.AsBytes(wide.AsSpan()));
@@ -25,6 +26,13 @@ public static class Transfer
         if (source.DType == DType.F32)
         {
             backend.Download(MemoryMarshal.AsBytes(values), source);
+            return;
+        }
+        if (source.DType == DType.BF16)
+        {
+            ushort[] halves = new ushort[values.Length];
+            backend.Download(MemoryMarshal.AsBytes(halves.AsSpan()), source);
+            for (int i = 0; i < halves.Length; i++) values[i] = BitConverter.UInt32BitsToSingle((uint)halves[i] << 16);
             return;
         }
         double[] wide = new double[values.Length];

@@ -5,7 +5,9 @@ namespace MimEngine.Engine.Autograd;
 /// <summary>A tensor that takes part in differentiation.</summary>
 public class Value
 {
-    /// <summary>The numbers; float32 on every backend but the oracle.</summary>
+    /// <summary>
+    /// The numbers: the backend's Real type, or its Branch type between the products of a block. The gradient has the same type.
+    /// </summary>
     public Tensor Data { get; internal set; }
 
     /// <summary>Whether anything upstream wants a gradient.</summary>
@@ -34,6 +36,9 @@ public sealed class Param : Value
 
     /// <summary>How it starts.</summary>
     public Init Init { get; }
+
+    /// <summary>What products read: its range of the compute slab where there is one, else <see cref="Value.Data"/>, the master.</summary>
+    public Tensor Operand { get; internal set; }
 
     /// <summary>Its range of the gradient slab; holds sums once <see cref="Written"/>.</summary>
     public new Tensor Gradient { get; internal set; }

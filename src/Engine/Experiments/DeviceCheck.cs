@@ -70,8 +70,7 @@ public static class DeviceCheck
     /// <summary>Compares one step; the second backend is the one in doubt.</summary>
     internal static List<CheckedTensor> Compare(Backend cpu, Backend device, PretrainConfig config, byte[] pixels, string? run)
     {
-        long arena = MemoryPlan.Of(config).ArenaBytes;
-        using Pretrainer right = new(cpu, config, arena), tested = new(device, config, arena);
+        using Pretrainer right = new(cpu, config, Arena(cpu)), tested = new(device, config, Arena(device));
         if (run is not null)
         {
             Restore(cpu, right, run);
@@ -100,6 +99,11 @@ public static class DeviceCheck
         foreach ((Param a, Param b) in right.Model.Params.Params.Zip(tested.Model.Params.Params))
             if (a.Written) all.Add(Measure("update", a.Name, Transfer.Floats(cpu, a.Data), Transfer.Floats(device, b.Data), UpdateLimit));
         return all;
+
+        long Arena(Backend backend) => MemoryPlan.Of(config with
+        {
+            Run = config.Run with { Precision = backend.Branch == DType.BF16 ? Precision.BF16 : Precision.F32 },
+        }).ArenaBytes;
     }
 
     private static CheckedTensor Measure(string stage, string name, float[] expected, float[] actual, double limit)

@@ -41,6 +41,7 @@ internal sealed class RunState(Backend backend, Pretrainer pretrainer)
                 Transfer.Upload(backend, View(slab, p), values);
                 expected++;
             }
+        pretrainer.Model.Params.RefreshOperands(backend);
         int[] steps = file.Ints(StepsName), counts = pretrainer.Optimizer.StepCounts;
         if (steps.Length != counts.Length || file.Entries.Count != expected)
             throw new WeightFileException($"{file.File}: it holds {file.Entries.Count} tensors, but this experiment has {expected}.");

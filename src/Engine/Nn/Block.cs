@@ -44,16 +44,17 @@ public sealed class Block : IStretch<BlockState>
     public Value Forward(Tape t, Value x, BlockState state)
     {
         Value? bias = state.Bias;
+        DType between = t.Backend.Branch;   // of what lies between products; x itself, the residual stream, is Real
         if (_biasTable is not null)
         {
             Value own = t.RelativePositionBias(_biasTable, _grid);
             bias = bias is null ? own : t.Add(bias, own);
         }
-        Value h = t.Linear(t.LayerNorm(x, _norm1), _qkv);
+        Value h = t.Linear(t.LayerNorm(x, _norm1, between), _qkv, between);
         Value before = x;
         x = t.LinearResidual(t.Attention(h, _heads, bias), _proj, x, _gamma1, state.AttentionDrop);
         state.Watch?.Attended(t, _number, before.Data, h.Data, _heads, bias?.Data, _gamma1?.Data, x.Data);
-        h = t.LinearGelu(t.LayerNorm(x, _norm2), _fc1);
+        h = t.LinearGelu(t.LayerNorm(x, _norm2, between), _fc1);
         return t.LinearResidual(h, _fc2, x, _gamma2, state.MlpDrop);
     }
 }

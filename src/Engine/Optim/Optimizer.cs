@@ -89,14 +89,14 @@ public sealed class Optimizer : IDisposable
         switch (_config.Kind)
         {
             case OptimizerKind.AdamW:
-                _backend.AdamWStep(_params.Master, Moment1, Moment2!.Value, _params.Gradient, scales, segments,
+                _backend.AdamWStep(_params.Master, Moment1, Moment2!.Value, _params.Compute, _params.Gradient, scales, segments,
                     _config.Beta1, _config.Beta2, _config.Eps);
                 break;
             case OptimizerKind.Lars:
-                _backend.LarsStep(_params.Master, Moment1, _params.Gradient, scales, segments, _config.Momentum, LarsTrust);
+                _backend.LarsStep(_params.Master, Moment1, _params.Compute, _params.Gradient, scales, segments, _config.Momentum, LarsTrust);
                 break;
             default:
-                _backend.SgdStep(_params.Master, Moment1, _params.Gradient, scales, segments, _config.Momentum);
+                _backend.SgdStep(_params.Master, Moment1, _params.Compute, _params.Gradient, scales, segments, _config.Momentum);
                 break;
         }
     }

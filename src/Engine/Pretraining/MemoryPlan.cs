@@ -32,13 +32,13 @@ public sealed record MemoryPlan
     public static MemoryPlan Of(PretrainConfig config, string device = "cpu", int threads = 0)
     {
         const long Unlimited = 1L << 50;
-        Dictionary<Shape, (long Bytes, int Count)> kinds = [];
-        using var nothing = new NullBackend();
+        Dictionary<(Shape Shape, long Bytes), int> kinds = [];
+        using var nothing = new NullBackend(config.Run.Precision);
         long arena;
         using (var pretrainer = new Pretrainer(nothing, config, Unlimited, initialise: false))
         {
             pretrainer.Arena.Rented = (shape, bytes) =>
-                kinds[shape] = (bytes, kinds.TryGetValue(shape, out (long, int Count) k) ? k.Count + 1 : 1);
+                kinds[(shape, bytes)] = kinds.GetValueOrDefault((shape, bytes)) + 1;
             OneUpdate(pretrainer, config);
             arena = pretrainer.Arena.Peak;
             (long slabs, long parameters) = (nothing.AllocatedBytes - Unlimited, pretrainer.Model.Params.Count);
@@ -48,7 +48,7 @@ public sealed record MemoryPlan
                 SlabBytes = slabs,
                 ArenaBytes = arena,
                 ScratchBytes = device == "cpu" ? CpuScratch(config, arena, threads) : 0,
-                Largest = [.. kinds.Select(k => new PlannedActivation(k.Key, k.Value.Bytes, k.Value.Count))
+                Largest = [.. kinds.Select(k => new PlannedActivation(k.Key.Shape, k.Key.Bytes, k.Value))
                     .OrderByDescending(a => a.Bytes * a.Count).Take(10)],
             };
         }

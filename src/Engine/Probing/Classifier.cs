@@ -36,7 +36,7 @@ public sealed class Classifier : IDisposable
     /// <param name="grid">Patches a side; for tokens.</param>
     /// <param name="probes">Linear layers side by side, P; 1 for tokens, whose aggregation is learned too.</param>
     public Classifier(Backend backend, ProbeConfig config, FeaturePart part, int grid, int classes, int probes = 1)
-        : this(backend, config, part, grid, classes, probes, Planned(config, part, grid, classes, probes)) { }
+        : this(backend, config, part, grid, classes, probes, Planned(backend, config, part, grid, classes, probes)) { }
 
     private Classifier(Backend backend, ProbeConfig config, FeaturePart part, int grid, int classes, int probes, long arenaBytes)
     {
@@ -174,9 +174,9 @@ public sealed class Classifier : IDisposable
         }
     }
 
-    private static long Planned(ProbeConfig config, FeaturePart part, int grid, int classes, int probes)
+    private static long Planned(Backend backend, ProbeConfig config, FeaturePart part, int grid, int classes, int probes)
     {
-        using var nothing = new NullBackend();
+        using var nothing = NullBackend.Like(backend);
         using var dry = new Classifier(nothing, config, part, grid, classes, probes, 1L << 50);
         float[] features = new float[config.Batch * part.Length], rows = new float[config.Batch * classes];
         dry.Pass(features, rows, firstPass: true);

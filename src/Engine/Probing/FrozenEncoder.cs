@@ -28,7 +28,7 @@ public sealed class FrozenEncoder : IDisposable
     /// <param name="beside">More aggregations of the same place, after the place's own in each row of features.</param>
     /// <param name="oracle">Whose attention <see cref="Pooling.Oracle"/> reads; not disposed here.</param>
     public FrozenEncoder(Backend backend, VitConfig config, FeaturePlace place, IReadOnlyList<Pooling>? beside = null,
-        FrozenEncoder? oracle = null) : this(backend, config, place, beside ?? [], oracle, Planned(config, place, beside ?? [], oracle)) { }
+        FrozenEncoder? oracle = null) : this(backend, config, place, beside ?? [], oracle, Planned(backend, config, place, beside ?? [], oracle)) { }
 
     private FrozenEncoder(Backend backend, VitConfig config, FeaturePlace place, IReadOnlyList<Pooling> beside, FrozenEncoder? oracle,
         long arenaBytes)
@@ -230,9 +230,9 @@ public sealed class FrozenEncoder : IDisposable
         return report;
     }
 
-    private static long Planned(VitConfig config, FeaturePlace place, IReadOnlyList<Pooling> beside, FrozenEncoder? oracle)
+    private static long Planned(Backend backend, VitConfig config, FeaturePlace place, IReadOnlyList<Pooling> beside, FrozenEncoder? oracle)
     {
-        using var nothing = new NullBackend();
+        using var nothing = NullBackend.Like(backend);
         using FrozenEncoder? other = oracle is null ? null : new FrozenEncoder(nothing, oracle._encoder.Config, oracle._place, [], null, 1L << 50);
         using var dry = new FrozenEncoder(nothing, config, place, beside, other, 1L << 50);
         dry.Encode(new float[dry.Width], new byte[3 * config.ImagePixels * config.ImagePixels], 1);

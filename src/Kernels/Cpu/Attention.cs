@@ -35,27 +35,22 @@ public sealed unsafe partial class CpuBackend
     }
 
     public override void AttentionForward(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
+        => Run(OneType(nameof(AttentionForward), y, qkv), new AttentionOp(this, y, lse, qkv, heads, bias));
+
+    private readonly struct AttentionOp(CpuBackend on, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias) : IElementOp
     {
-        switch (Level)
+        public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
         {
-            case SimdLevel.Vector512: Attend<Lanes16>(y, lse, qkv, heads, bias); break;
-            case SimdLevel.Vector256: Attend<Lanes8>(y, lse, qkv, heads, bias); break;
-            default: Attend<Lanes1>(y, lse, qkv, heads, bias); break;
+            AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
+            Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardChunks<TV, TE>.Floats(cut));
+            rows.For(cut.Chunks, 1,
+                new AttentionForwardChunks<TV, TE>(cut, y.Raw, lse.F32, qkv.Raw, bias is { } given ? given.F32 : null, desks));
         }
     }
 
-    private void Attend<TV>(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias) where TV : struct, ILanes<TV>
-    {
-        AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
-        long floats = AttentionForwardChunks<TV>.Floats(cut);
-        Desks desks = NewDesks(AttentionSlot, cut.Chunks, floats);
-        _rows.For(cut.Chunks, 1,
-            new AttentionForwardChunks<TV>(cut, y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, desks));
-    }
-
     /// <summary>One row is one chunk of the cut.</summary>
-    private readonly struct AttentionForwardChunks<TV>(AttentionCut cut, float* y, float* lse, float* qkv, float* bias, Desks desks)
-        : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct AttentionForwardChunks<TV, TE>(AttentionCut cut, void* y, float* lse, void* qkv, float* bias, Desks desks)
+        : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         /// <summary>kᵀ, v, and a tile of q, scores and outputs.</summary>
         public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats((long)cut.Depth * cut.KeyStride
@@ -74,13 +69,13 @@ public sealed unsafe partial class CpuBackend
             HeadRows<TV>.Padding(pad, tokens);
             for (int b = from; b < to; b++)
             {
-                float* q = qkv + (long)b * tokens * row + h * depth;
-                HeadRows<TV>.Transpose(keys, cut.KeyStride, q + width, row, tokens, depth);
-                HeadRows<TV>.Gather(values, cut.DepthStride, q + 2 * width, row, tokens, depth, 1f);
+                void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
+                HeadRows<TV>.Transpose<TE>(keys, cut.KeyStride, TE.At(q, width), row, tokens, depth);
+                HeadRows<TV>.Gather<TE>(values, cut.DepthStride, TE.At(q, 2 * width), row, tokens, depth, 1f);
                 for (int i = 0; i < tokens; i += cut.TileRows)
                 {
                     int rows = Math.Min(cut.TileRows, tokens - i), padded = SixRows<TV>.Pad(rows);
-                    HeadRows<TV>.Gather(queries, cut.DepthStride, q + (long)i * row, row, rows, depth, cut.BinaryScale);
+                    HeadRows<TV>.Gather<TE>(queries, cut.DepthStride, TE.At(q, (nint)i * row), row, rows, depth, cut.BinaryScale);
                     SixRows<TV>.Multiply(scores, cut.KeyStride, queries, cut.DepthStride, 1, keys, cut.KeyStride, padded, cut.KeyVectors,
                         depth, accumulate: false);
                     long at = ((long)b * cut.Heads + h) * tokens + i;
@@ -95,7 +90,7 @@ public sealed unsafe partial class CpuBackend
                         cut.DepthVectors, tokens, accumulate: false);
                     for (int r = 0; r < rows; r++)
                     {
-                        Lines<TV>.Scale(y + ((long)b * tokens + i + r) * width + h * depth, outputs + (long)r * cut.DepthStride,
+                        Lines<TV>.Scale<TE, F32Element>(TE.At(y, ((nint)b * tokens + i + r) * width + h * depth), outputs + (long)r * cut.DepthStride,
                             queries[(long)r * cut.DepthStride], accumulate: false, depth);
                     }
                 }

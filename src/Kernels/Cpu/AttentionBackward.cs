@@ -7,25 +7,25 @@ public sealed unsafe partial class CpuBackend
     public override void AttentionBackward(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
     {
         if (!dqkv.Wanted && !dbias.Wanted) return;
-        switch (Level)
-        {
-            case SimdLevel.Vector512: AttendBackward<Lanes16>(dqkv, dbias, dy, y, lse, qkv, heads, bias); break;
-            case SimdLevel.Vector256: AttendBackward<Lanes8>(dqkv, dbias, dy, y, lse, qkv, heads, bias); break;
-            default: AttendBackward<Lanes1>(dqkv, dbias, dy, y, lse, qkv, heads, bias); break;
-        }
+        DType dtype = OneType(nameof(AttentionBackward), dy, y, qkv);
+        if (dqkv.Wanted) OneType(nameof(AttentionBackward), qkv, dqkv.Into);
+        Run(dtype, new AttentionBackwardOp(this, dqkv, dbias, dy, y, lse, qkv, heads, bias));
     }
 
-    private void AttendBackward<TV>(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
-        where TV : struct, ILanes<TV>
+    private readonly struct AttentionBackwardOp(CpuBackend on, Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads,
+        Tensor? bias) : IElementOp
     {
-        AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
-        long floats = AttentionBackwardChunks<TV>.Floats(cut), square = (long)cut.Tokens * cut.Tokens;
-        Desks desks = NewDesks(AttentionSlot, cut.Chunks, floats);
-        float* partial = dbias.Wanted ? (float*)Scratch(BiasSlot, cut.Chunks * square * sizeof(float)) : null;
-        _rows.For(cut.Chunks, 1, new AttentionBackwardChunks<TV>(cut, dqkv.Wanted ? dqkv.Into.F32 : null, dqkv.Accumulate, partial, dy.F32,
-            y.F32, lse.F32, qkv.F32, bias is { } given ? given.F32 : null, desks));
-        if (!dbias.Wanted) return;
-        _rows.For(heads, 1, new BiasSumHeads<TV>(dbias.Into.F32, dbias.Accumulate, partial, cut.Groups, checked((int)square)));
+        public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
+        {
+            AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
+            long square = (long)cut.Tokens * cut.Tokens;
+            Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionBackwardChunks<TV, TE>.Floats(cut));
+            float* partial = dbias.Wanted ? (float*)on.Scratch(BiasSlot, cut.Chunks * square * sizeof(float)) : null;
+            rows.For(cut.Chunks, 1, new AttentionBackwardChunks<TV, TE>(cut, dqkv.Wanted ? dqkv.Into.Raw : null, dqkv.Accumulate, partial, dy.Raw,
+                y.Raw, lse.F32, qkv.Raw, bias is { } given ? given.F32 : null, desks));
+            if (!dbias.Wanted) return;
+            rows.For(heads, 1, new BiasSumHeads<TV>(dbias.Into.F32, dbias.Accumulate, partial, cut.Groups, checked((int)square)));
+        }
     }
 
     /// <summary>One row is one head: its chunks' sums of ds, in the order of the images.</summary>
@@ -42,8 +42,8 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <summary>One row is one chunk of the cut.</summary>
-    private readonly struct AttentionBackwardChunks<TV>(AttentionCut cut, float* dqkv, bool accumulate, float* dbias, float* dy, float* y,
-        float* lse, float* qkv, float* bias, Desks desks) : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct AttentionBackwardChunks<TV, TE>(AttentionCut cut, void* dqkv, bool accumulate, float* dbias, void* dy, void* y,
+        float* lse, void* qkv, float* bias, Desks desks) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         /// <summary>kᵀ, vᵀ; k, dk, dv; a tile of p and ds; a tile of q, dy, dq, and of δ.</summary>
         public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats(2L * cut.Depth * cut.KeyStride
@@ -65,18 +65,19 @@ public sealed unsafe partial class CpuBackend
             float* biasSum = dbias == null ? null : dbias + (long)chunk * tokens * tokens;
             for (int b = from; b < to; b++)
             {
-                float* q = qkv + (long)b * tokens * row + h * depth, into = dqkv == null ? null : dqkv + (q - qkv);
-                HeadRows<TV>.Transpose(keysAcross, cut.KeyStride, q + width, row, tokens, depth);
-                HeadRows<TV>.Transpose(valuesAcross, cut.KeyStride, q + 2 * width, row, tokens, depth);
-                HeadRows<TV>.Gather(keys, cut.DepthStride, q + width, row, tokens, depth, 1f);
+                nint start = (nint)b * tokens * row + h * depth;
+                void* q = TE.At(qkv, start), into = dqkv == null ? null : TE.At(dqkv, start);
+                HeadRows<TV>.Transpose<TE>(keysAcross, cut.KeyStride, TE.At(q, width), row, tokens, depth);
+                HeadRows<TV>.Transpose<TE>(valuesAcross, cut.KeyStride, TE.At(q, 2 * width), row, tokens, depth);
+                HeadRows<TV>.Gather<TE>(keys, cut.DepthStride, TE.At(q, width), row, tokens, depth, 1f);
                 for (int i = 0; i < tokens; i += cut.TileRows)
                 {
                     int rows = Math.Min(cut.TileRows, tokens - i), whole = SixRows<TV>.Pad(rows);
-                    long token = (long)b * tokens + i;
-                    float* dyRows = dy + token * width + h * depth, yRows = y + token * width + h * depth;
-                    HeadRows<TV>.Gather(queries, cut.DepthStride, q + (long)i * row, row, rows, depth, cut.BinaryScale);
-                    HeadRows<TV>.Gather(upstream, cut.DepthStride, dyRows, width, rows, depth, 1f);
-                    for (int r = 0; r < rows; r++) delta[r] = Lines<TV>.Dot(dyRows + (long)r * width, yRows + (long)r * width, depth);
+                    nint token = ((nint)b * tokens + i) * width + h * depth;
+                    void* dyRows = TE.At(dy, token), yRows = TE.At(y, token);
+                    HeadRows<TV>.Gather<TE>(queries, cut.DepthStride, TE.At(q, (nint)i * row), row, rows, depth, cut.BinaryScale);
+                    HeadRows<TV>.Gather<TE>(upstream, cut.DepthStride, dyRows, width, rows, depth, 1f);
+                    for (int r = 0; r < rows; r++) delta[r] = Lines<TV>.Dot<TE>(TE.At(dyRows, (nint)r * width), TE.At(yRows, (nint)r * width), depth);
 
                     SixRows<TV>.Multiply(p, cut.KeyStride, queries, cut.DepthStride, 1, keysAcross, cut.KeyStride, whole, cut.KeyVectors,
                         depth, accumulate: false);
@@ -94,7 +95,7 @@ public sealed unsafe partial class CpuBackend
 
                     SixRows<TV>.Multiply(dq, cut.DepthStride, ds, cut.KeyStride, 1, keys, cut.DepthStride, whole, cut.DepthVectors, tokens,
                         accumulate: false);
-                    Spread(into + (long)i * row, dq, rows, cut.Scale);
+                    Spread(TE.At(into, (nint)i * row), dq, rows, cut.Scale);
                     // q in scratch carries the factor log₂e/√D: ln 2 is left for the end.
                     SixRows<TV>.Multiply(dk, cut.DepthStride, ds, 1, cut.KeyStride, queries, cut.DepthStride, padded, cut.DepthVectors,
                         rows, accumulate: i > 0);
@@ -102,8 +103,8 @@ public sealed unsafe partial class CpuBackend
                         rows, accumulate: i > 0);
                 }
                 if (dqkv == null) continue;
-                Spread(into + width, dk, tokens, AttentionCut.Ln2);
-                Spread(into + 2 * width, dv, tokens, 1f);
+                Spread(TE.At(into, width), dk, tokens, AttentionCut.Ln2);
+                Spread(TE.At(into, 2 * width), dv, tokens, 1f);
             }
             desks.Leave(desk);
         }
@@ -124,10 +125,10 @@ public sealed unsafe partial class CpuBackend
         }
 
         /// <summary>Puts scratch rows into one head's columns of dqkv.</summary>
-        private void Spread(float* to, float* rows, int count, float scale)
+        private void Spread(void* to, float* rows, int count, float scale)
         {
             for (int r = 0; r < count; r++)
-                Lines<TV>.Scale(to + (long)r * 3 * cut.Width, rows + (long)r * cut.DepthStride, scale, accumulate, cut.Depth);
+                Lines<TV>.Scale<TE, F32Element>(TE.At(to, (nint)r * 3 * cut.Width), rows + (long)r * cut.DepthStride, scale, accumulate, cut.Depth);
         }
     }
 }

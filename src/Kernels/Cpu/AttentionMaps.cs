@@ -5,18 +5,18 @@ public sealed unsafe partial class CpuBackend
     public override void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias)
     {
         int images = qkv.Shape.D0, tokens = qkv.Shape.D1, width = qkv.Shape.D2 / 3;
-        float* b = bias is { } given ? given.F32 : null;
-        switch (Level)
-        {
-            case SimdLevel.Vector512: _rows.For(images * heads, 1, new ProbabilityHeads<Lanes16>(p.F32, qkv.F32, b, heads, tokens, width)); break;
-            case SimdLevel.Vector256: _rows.For(images * heads, 1, new ProbabilityHeads<Lanes8>(p.F32, qkv.F32, b, heads, tokens, width)); break;
-            default: _rows.For(images * heads, 1, new ProbabilityHeads<Lanes1>(p.F32, qkv.F32, b, heads, tokens, width)); break;
-        }
+        Run(qkv.DType, new ProbabilitiesOp(p.F32, qkv.Raw, bias is { } given ? given.F32 : null, images, heads, tokens, width));
+    }
+
+    private readonly struct ProbabilitiesOp(float* p, void* qkv, float* bias, int images, int heads, int tokens, int width) : IElementOp
+    {
+        public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
+            => rows.For(images * heads, 1, new ProbabilityHeads<TV, TE>(p, qkv, bias, heads, tokens, width));
     }
 
     /// <summary>One row is one head of one image.</summary>
-    private readonly struct ProbabilityHeads<TV>(float* p, float* qkv, float* bias, int heads, int tokens, int width) : IRowKernel
-        where TV : struct, ILanes<TV>
+    private readonly struct ProbabilityHeads<TV, TE>(float* p, void* qkv, float* bias, int heads, int tokens, int width) : IRowKernel
+        where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         public void Run(int first, int last, int chunk)
         {
@@ -25,11 +25,12 @@ public sealed unsafe partial class CpuBackend
             for (int unit = first; unit < last; unit++)
             {
                 (int b, int h) = Math.DivRem(unit, heads);
-                float* q = qkv + (long)b * tokens * row + h * depth, line = p + (long)unit * tokens * tokens;
+                void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
+                float* line = p + (long)unit * tokens * tokens;
                 for (int i = 0; i < tokens; i++, line += tokens)
                 {
-                    float* k = qkv + (long)b * tokens * row + width + h * depth;
-                    for (int j = 0; j < tokens; j++, k += row) line[j] = scale * Lines<TV>.Dot(q + (long)i * row, k, depth);
+                    for (int j = 0; j < tokens; j++)
+                        line[j] = scale * Lines<TV>.Dot<TE>(TE.At(q, (nint)i * row), TE.At(q, width + (nint)j * row), depth);
                     if (bias != null) Lines<TV>.Add(line, line, bias + ((long)h * tokens + i) * tokens, tokens);
                     float sum = Lines<TV>.ExpMinus(line, line, Lines<TV>.Largest(line, tokens), tokens);
                     Lines<TV>.Scale(line, line, 1f / sum, accumulate: false, tokens);

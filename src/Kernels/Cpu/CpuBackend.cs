@@ -43,8 +43,10 @@ public sealed unsafe partial class CpuBackend : Backend
 
     private readonly Bf16Routines? _bf16;
 
-    /// <summary>What matrix products multiply; all tensors are float32 either way.</summary>
+    /// <summary>What matrix products multiply.</summary>
     public Precision Precision { get; }
+
+    public override DType Branch => Precision == Precision.BF16 ? DType.BF16 : DType.F32;
 
     private readonly bool _dry;
 
@@ -108,14 +110,16 @@ public sealed unsafe partial class CpuBackend : Backend
     /// Grow-only working memory of one op call. Slots let one op hold several; an op that calls another op must use other slots.
     /// Growth happens in the first step only, since a step repeats its shapes.
     /// </summary>
-    internal byte* Scratch(int slot, long bytes)
+    internal byte* Scratch(int slot, long bytes) => (byte*)ScratchStorage(slot, bytes).Address;
+
+    private HostStorage ScratchStorage(int slot, long bytes)
     {
         if (_scratch[slot] is not { } s || s.Bytes < bytes)
         {
             _scratch[slot]?.Dispose();
             _scratch[slot] = s = new HostStorage(bytes, null, clear: false);
         }
-        return (byte*)s.Address;
+        return s;
     }
 }
 

@@ -5,10 +5,26 @@ namespace MimEngine.Kernels.Cpu;
 public sealed unsafe partial class CpuBackend
 {
     public override void LinearForward(Tensor y, Tensor x, Tensor w, Tensor? b)
-        => LinearForward(Linear(y, x, w, b), x, w);
+    {
+        if (Stored(x, w, y))
+        {
+            Tensor wide = Room(y, WideYSlot);
+            LinearForward(wide, Wide(x, WideXSlot), Wide(w, WideWSlot), b);
+            Cast(y, wide);
+        }
+        else LinearForward(Linear(y, x, w, b), x, w);
+    }
 
     public override void LinearGeluForward(Tensor y, Tensor h, Tensor x, Tensor w, Tensor? b)
     {
+        if (Stored(x, w, h))
+        {
+            (Tensor wideY, Tensor wideH) = (Room(y, WideYSlot), Room(h, WideHSlot));
+            LinearGeluForward(wideY, wideH, Wide(x, WideXSlot), Wide(w, WideWSlot), b);
+            Cast(h, wideH);
+            Cast(y, wideY);
+            return;
+        }
         Product p = Linear(h, x, w, b);
         SameShape(nameof(LinearGeluForward), y, h);
         p.Finish = Finish.Gelu;
@@ -18,6 +34,7 @@ public sealed unsafe partial class CpuBackend
 
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
     {
+        if (Stored(x, w)) (x, w) = (Wide(x, WideXSlot), Wide(w, WideWSlot));
         Product p = Linear(y, x, w, b);
         SameShape(nameof(LinearResidualForward), y, residual);
         p.Finish = Finish.Residual;
@@ -70,6 +87,13 @@ public sealed unsafe partial class CpuBackend
         if (dw.Wanted) SameShape(nameof(LinearBackward), dw.Into, w);
         if (db.Wanted && db.Into.Count != w.Shape.Rows)
             throw new ArgumentException($"LinearBackward: the bias gradient {db.Into.Shape} does not fit the weight {w.Shape}.");
+        if (Stored(dy, x, w) || dx.Wanted && Stored(dx.Into))
+        {
+            Grad wide = !dx.Wanted ? dx : new Grad(dx.Accumulate ? Wide(dx.Into, WideYSlot) : Room(dx.Into, WideYSlot), dx.Mode);
+            LinearBackward(wide, dw, db, Wide(dy, WideHSlot), dw.Wanted ? Wide(x, WideXSlot) : Room(x, WideXSlot), Wide(w, WideWSlot));
+            if (dx.Wanted && dx.Into != wide.Into) Cast(dx.Into, wide.Into);
+            return;
+        }
         switch (Level)
         {
             case SimdLevel.Vector512: LinearBackward<Lanes16, Lanes8>(dx, dw, db, dy, x, w); break;
@@ -119,63 +143,12 @@ public sealed unsafe partial class CpuBackend
             => new AddRows<TV>(partial + (nint)chunk * cols, x + (nint)first * cols, cols, last - first, false).Run(0, cols, 0);
     }
 
-    public override void GeluForward(Tensor y, Tensor x)
-    {
-        SameShape(nameof(GeluForward), y, x);
-        int n = checked((int)y.Count);
-        switch (Level)
-        {
-            case SimdLevel.Vector512: _rows.For(n, ElementGrain, new GeluRows<Lanes16>(y.F32, x.F32)); break;
-            case SimdLevel.Vector256: _rows.For(n, ElementGrain, new GeluRows<Lanes8>(y.F32, x.F32)); break;
-            default: _rows.For(n, ElementGrain, new GeluRows<Lanes1>(y.F32, x.F32)); break;
-        }
-    }
-
-    private readonly struct GeluRows<TV>(float* y, float* x) : IRowKernel where TV : struct, ILanes<TV>
-    {
-        [MethodImpl(MethodImplOptions.NoInlining)]
-        public void Run(int first, int last, int chunk) => GeluRow<TV>(y + first, x + first, last - first);
-    }
-
     [MethodImpl(MethodImplOptions.NoInlining)]   // inlined into a product's tiles its operations become calls
     private static void GeluRow<TV>(float* y, float* x, int n) where TV : struct, ILanes<TV>
     {
         int i = 0;
         for (; i <= n - TV.Count; i += TV.Count) VectorMath.Gelu(TV.Load(x + i)).Store(y + i);
         if (i < n) VectorMath.Gelu(TV.LoadFirst(x + i, n - i)).StoreFirst(y + i, n - i);
-    }
-
-    public override void GeluBackward(Grad dx, Tensor dy, Tensor x)
-    {
-        if (!dx.Wanted) return;
-        SameShape(nameof(GeluBackward), dx.Into, x);
-        SameShape(nameof(GeluBackward), dy, x);
-        int n = checked((int)x.Count);
-        bool add = dx.Accumulate;
-        switch (Level)
-        {
-            case SimdLevel.Vector512: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes16>(dx.Into.F32, add, dy.F32, x.F32)); break;
-            case SimdLevel.Vector256: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes8>(dx.Into.F32, add, dy.F32, x.F32)); break;
-            default: _rows.For(n, ElementGrain, new GeluSlopeRows<Lanes1>(dx.Into.F32, add, dy.F32, x.F32)); break;
-        }
-    }
-
-    private readonly struct GeluSlopeRows<TV>(float* dx, bool accumulate, float* dy, float* x) : IRowKernel where TV : struct, ILanes<TV>
-    {
-        [MethodImpl(MethodImplOptions.NoInlining)]
-        public void Run(int first, int last, int chunk)
-        {
-            int i = first;
-            for (; i <= last - TV.Count; i += TV.Count)
-            {
-                TV v = TV.Load(dy + i) * VectorMath.GeluSlope(TV.Load(x + i));
-                (accumulate ? v + TV.Load(dx + i) : v).Store(dx + i);
-            }
-            int n = last - i;
-            if (n == 0) return;
-            TV tail = TV.LoadFirst(dy + i, n) * VectorMath.GeluSlope(TV.LoadFirst(x + i, n));
-            (accumulate ? tail + TV.LoadFirst(dx + i, n) : tail).StoreFirst(dx + i, n);
-        }
     }
 
     public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma, Tensor? rowScale)
@@ -225,18 +198,18 @@ public sealed unsafe partial class CpuBackend
         SameShape(nameof(ScaleAddBackward), branch, dy);
         if (scaled is { } t) SameShape(nameof(ScaleAddBackward), t, dy);
         BranchScales s = Scales(nameof(ScaleAddBackward), dy, gamma, rowScale);
-        float* plain = scaled is { } u ? u.F32 : null;
-        int rows = dy.Shape.Rows, cols = dy.Shape.Cols, grain = Math.Max(1, ElementGrain / cols);
-        switch (Level)
-        {
-            case SimdLevel.Vector512: _rows.For(rows, grain, new ScaleRows<Lanes16>(branch.F32, plain, dy.F32, s, cols)); break;
-            case SimdLevel.Vector256: _rows.For(rows, grain, new ScaleRows<Lanes8>(branch.F32, plain, dy.F32, s, cols)); break;
-            default: _rows.For(rows, grain, new ScaleRows<Lanes1>(branch.F32, plain, dy.F32, s, cols)); break;
-        }
+        Run(scaled is { } u ? OneType(nameof(ScaleAddBackward), branch, u) : branch.DType,
+            new ScaleOp(branch.Raw, scaled is { } v ? v.Raw : null, dy.F32, s, dy.Shape.Rows, dy.Shape.Cols));
     }
 
-    private readonly struct ScaleRows<TV>(float* branch, float* scaled, float* dy, BranchScales scales, int cols)
-        : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct ScaleOp(void* branch, void* scaled, float* dy, BranchScales scales, int rows, int cols) : IElementOp
+    {
+        public void Run<TV, TE>(Rows on) where TV : struct, ILanes<TV> where TE : struct, IElement
+            => on.For(rows, Math.Max(1, ElementGrain / cols), new ScaleRows<TV, TE>(branch, scaled, dy, scales, cols));
+    }
+
+    private readonly struct ScaleRows<TV, TE>(void* branch, void* scaled, float* dy, BranchScales scales, int cols)
+        : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
@@ -245,18 +218,13 @@ public sealed unsafe partial class CpuBackend
             {
                 nint at = (nint)r * cols;
                 TV s = TV.All(scales.OfRow(r));
-                int j = 0;
-                for (; j <= cols - TV.Count; j += TV.Count)
+                for (int j = 0; j < cols; j += TV.Count)
                 {
-                    TV v = s * TV.Load(dy + at + j);
-                    if (scaled != null) v.Store(scaled + at + j);
-                    (scales.Gamma == null ? v : v * TV.Load(scales.Gamma + j)).Store(branch + at + j);
+                    int n = cols - j;
+                    TV v = s * Lines<TV>.Load(dy + at + j, n);
+                    if (scaled != null) Lines<TV>.Store<TE>(v, scaled, at + j, n);
+                    Lines<TV>.Store<TE>(scales.Gamma == null ? v : v * Lines<TV>.Load(scales.Gamma + j, n), branch, at + j, n);
                 }
-                int n = cols - j;
-                if (n == 0) continue;
-                TV tail = s * TV.LoadFirst(dy + at + j, n);
-                if (scaled != null) tail.StoreFirst(scaled + at + j, n);
-                (scales.Gamma == null ? tail : tail * TV.LoadFirst(scales.Gamma + j, n)).StoreFirst(branch + at + j, n);
             }
         }
     }

@@ -13,23 +13,24 @@ internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
     }
 
     /// <summary>to[r, d] = scale·from[r, d].</summary>
-    public static void Gather(float* to, int stride, float* from, int row, int rows, int depth, float scale)
+    public static void Gather<TE>(float* to, int stride, void* from, int row, int rows, int depth, float scale) where TE : struct, IElement
     {
-        for (int r = 0; r < rows; r++) Lines<TV>.Scale(to + (long)r * stride, from + (long)r * row, scale, accumulate: false, depth);
+        for (int r = 0; r < rows; r++)
+            Lines<TV>.Scale<F32Element, TE>(to + (long)r * stride, TE.At(from, (nint)r * row), scale, accumulate: false, depth);
     }
 
     /// <summary>to[d, r] = from[r, d], columns past the rows 0. Blocks of 4×4 where the processor has the shuffles.</summary>
-    public static void Transpose(float* to, int stride, float* from, int row, int rows, int depth)
+    public static void Transpose<TE>(float* to, int stride, void* from, int row, int rows, int depth) where TE : struct, IElement
     {
         int r = 0;
         for (; Sse.IsSupported && r <= rows - 4; r += 4)
         {
-            float* p0 = from + (long)r * row, p1 = p0 + row, p2 = p1 + row, p3 = p2 + row;
+            void* p0 = TE.At(from, (nint)r * row), p1 = TE.At(p0, row), p2 = TE.At(p1, row), p3 = TE.At(p2, row);
             int d = 0;
             for (; d <= depth - 4; d += 4)
             {
-                Vector128<float> a = Vector128.Load(p0 + d), b = Vector128.Load(p1 + d);
-                Vector128<float> c = Vector128.Load(p2 + d), e = Vector128.Load(p3 + d);
+                Vector128<float> a = TE.Load4(p0, d), b = TE.Load4(p1, d);
+                Vector128<float> c = TE.Load4(p2, d), e = TE.Load4(p3, d);
                 Vector128<float> ab = Sse.UnpackLow(a, b), ce = Sse.UnpackLow(c, e), ba = Sse.UnpackHigh(a, b), ec = Sse.UnpackHigh(c, e);
                 float* at = to + (long)d * stride + r;
                 Sse.MoveLowToHigh(ab, ce).Store(at);
@@ -40,11 +41,11 @@ internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
             for (; d < depth; d++)
             {
                 float* at = to + (long)d * stride + r;
-                (at[0], at[1], at[2], at[3]) = (p0[d], p1[d], p2[d], p3[d]);
+                (at[0], at[1], at[2], at[3]) = (TE.Get(p0, d), TE.Get(p1, d), TE.Get(p2, d), TE.Get(p3, d));
             }
         }
         for (; r < rows; r++)
-            for (int d = 0; d < depth; d++) to[(long)d * stride + r] = from[(long)r * row + d];
+            for (int d = 0; d < depth; d++) to[(long)d * stride + r] = TE.Get(from, (nint)r * row + d);
         for (int d = 0; d < depth; d++)
             for (int pad = rows; pad < stride; pad++) to[(long)d * stride + pad] = 0f;
     }

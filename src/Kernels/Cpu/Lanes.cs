@@ -24,8 +24,18 @@ internal unsafe interface ILanes<TSelf> where TSelf : struct, ILanes<TSelf>
 
     /// <summary>Count bytes, each as a float.</summary>
     static abstract TSelf LoadBytes(byte* p);
+
+    /// <summary>Count bfloat16 numbers, widened.</summary>
+    static abstract TSelf Load(ushort* p);
+
+    /// <summary>The first <paramref name="n"/> &lt; Count bfloat16 numbers, the rest 0; touches no byte past them.</summary>
+    static abstract TSelf LoadFirst(ushort* p, int n);
     void Store(float* p);
     void StoreFirst(float* p, int n);
+
+    /// <summary>Rounds to bfloat16: nearest, ties to even; NaN stays NaN.</summary>
+    void Store(ushort* p);
+    void StoreFirst(ushort* p, int n);
     static abstract TSelf operator +(TSelf a, TSelf b);
     static abstract TSelf operator -(TSelf a, TSelf b);
     static abstract TSelf operator *(TSelf a, TSelf b);
@@ -80,10 +90,36 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     public static Lanes16 LoadBytes(byte* p) => new(Vector512.ConvertToSingle(Avx512F.ConvertToVector512Int32(Vector128.Load(p))));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 Load(ushort* p) => Wide(Vector256.Load(p));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes16 LoadFirst(ushort* p, int n) => Wide(Avx512BW.VL.MaskLoad(p, HalfMask(n), Vector256<ushort>.Zero));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Store(float* p) => V.Store(p);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void StoreFirst(float* p, int n) => Avx512F.MaskStore(p, Mask(n), V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(ushort* p) => Rounded().Store(p);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void StoreFirst(ushort* p, int n) => Avx512BW.VL.MaskStore(p, HalfMask(n), Rounded());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Lanes16 Wide(Vector256<ushort> halves) => new((Avx512F.ConvertToVector512Int32(halves) << 16).AsSingle());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private Vector256<ushort> Rounded()
+    {
+        Vector512<uint> u = V.AsUInt32(), nearest = u + Vector512.Create(0x7FFFu) + ((u >> 16) & Vector512<uint>.One);
+        Vector512<uint> kept = Vector512.ConditionalSelect(Vector512.Equals(V, V).AsUInt32(), nearest, u | Vector512.Create(0x0040_0000u));
+        return Avx512F.ConvertToVector256UInt16(kept >> 16);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<ushort> HalfMask(int n) => Vector256.GreaterThan(Vector256.Create((short)n), Vector256<short>.Indices).AsUInt16();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 operator +(Lanes16 a, Lanes16 b) => new(a.V + b.V);
@@ -160,10 +196,44 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
     public static Lanes8 LoadBytes(byte* p) => new(Vector256.ConvertToSingle(Avx2.ConvertToVector256Int32(p)));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes8 Load(ushort* p) => Wide(Vector128.Load(p));
+
+    public static Lanes8 LoadFirst(ushort* p, int n)
+    {
+        ulong low = 0, high = 0;
+        for (int i = 0; i < Math.Min(n, 4); i++) low |= (ulong)p[i] << (16 * i);
+        for (int i = 4; i < n; i++) high |= (ulong)p[i] << (16 * (i - 4));
+        return Wide(Vector128.Create(low, high).AsUInt16());
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Store(float* p) => V.Store(p);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void StoreFirst(float* p, int n) => Avx.MaskStore(p, Mask(n), V);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(ushort* p) => Rounded().Store(p);
+
+    public void StoreFirst(ushort* p, int n)
+    {
+        Vector128<ulong> words = Rounded().AsUInt64();
+        ulong low = words[0], high = words[1];
+        for (int i = 0; i < Math.Min(n, 4); i++) p[i] = (ushort)(low >> (16 * i));
+        for (int i = 4; i < n; i++) p[i] = (ushort)(high >> (16 * (i - 4)));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Lanes8 Wide(Vector128<ushort> halves) => new((Avx2.ConvertToVector256Int32(halves) << 16).AsSingle());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private Vector128<ushort> Rounded()
+    {
+        Vector256<uint> u = V.AsUInt32(), nearest = u + Vector256.Create(0x7FFFu) + ((u >> 16) & Vector256<uint>.One);
+        Vector256<uint> kept = Vector256.ConditionalSelect(Vector256.Equals(V, V).AsUInt32(), nearest, u | Vector256.Create(0x0040_0000u));
+        Vector256<int> words = (kept >> 16).AsInt32();
+        return Sse41.PackUnsignedSaturate(words.GetLower(), words.GetUpper());
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 operator +(Lanes8 a, Lanes8 b) => new(a.V + b.V);
@@ -250,10 +320,26 @@ internal readonly unsafe struct Lanes1(float v) : ILanes<Lanes1>
     public static Lanes1 LoadBytes(byte* p) => new(*p);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes1 Load(ushort* p) => new(BitConverter.UInt32BitsToSingle((uint)*p << 16));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes1 LoadFirst(ushort* p, int n) => default;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Store(float* p) => *p = V;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void StoreFirst(float* p, int n) { }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(ushort* p)
+    {
+        uint u = BitConverter.SingleToUInt32Bits(V);
+        *p = (ushort)((float.IsNaN(V) ? u | 0x0040_0000 : u + 0x7FFF + (u >> 16 & 1)) >> 16);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void StoreFirst(ushort* p, int n) { }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 operator +(Lanes1 a, Lanes1 b) => new(a.V + b.V);

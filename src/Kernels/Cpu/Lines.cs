@@ -16,6 +16,43 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
         else v.StoreFirst(p, n);
     }
 
+    /// <summary>Count elements from place i on, or the first <paramref name="n"/> of them where fewer are left.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TV Load<TE>(void* p, nint i, int n) where TE : struct, IElement => n >= TV.Count ? TE.Load<TV>(p, i) : TE.LoadFirst<TV>(p, i, n);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Store<TE>(TV v, void* p, nint i, int n) where TE : struct, IElement
+    {
+        if (n >= TV.Count) TE.Store(v, p, i);
+        else TE.StoreFirst(v, p, i, n);
+    }
+
+    /// <summary>y = a·x, or y += a·x, each of its own type.</summary>
+    public static void Scale<TY, TX>(void* y, void* x, float a, bool accumulate, int n) where TY : struct, IElement where TX : struct, IElement
+    {
+        TV va = TV.All(a);
+        if (accumulate)
+        {
+            for (int i = 0; i < n; i += TV.Count) Store<TY>(TV.MulAdd(va, Load<TX>(x, i, n - i), Load<TY>(y, i, n - i)), y, i, n - i);
+            return;
+        }
+        for (int i = 0; i < n; i += TV.Count) Store<TY>(va * Load<TX>(x, i, n - i), y, i, n - i);
+    }
+
+    /// <summary>Σ a·b, two accumulators wide.</summary>
+    public static float Dot<TE>(void* a, void* b, int n) where TE : struct, IElement
+    {
+        TV s0 = TV.Zero, s1 = TV.Zero;
+        int i = 0;
+        for (; i <= n - 2 * TV.Count; i += 2 * TV.Count)
+        {
+            s0 = TV.MulAdd(TE.Load<TV>(a, i), TE.Load<TV>(b, i), s0);
+            s1 = TV.MulAdd(TE.Load<TV>(a, i + TV.Count), TE.Load<TV>(b, i + TV.Count), s1);
+        }
+        for (; i < n; i += TV.Count) s0 = TV.MulAdd(Load<TE>(a, i, n - i), Load<TE>(b, i, n - i), s0);
+        return (s0 + s1).Sum();
+    }
+
     public static void Copy(float* y, float* x, int n)
     {
         int i = 0;

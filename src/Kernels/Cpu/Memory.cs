@@ -15,6 +15,29 @@ public sealed unsafe partial class CpuBackend
     public override void Copy(Tensor y, Tensor x)
         => Buffer.MemoryCopy((void*)x.HostAddress, (void*)y.HostAddress, y.Bytes, x.Bytes);
 
+    public override void Cast(Tensor y, Tensor x)
+    {
+        if (y.Count != x.Count) throw new ArgumentException($"Cast: {x.Shape} into {y.Shape}.");
+        if (y.DType == x.DType) Copy(y, x);
+        else if (y.DType == DType.BF16) Run(x.DType, new CastOp<Bf16Element>(y.Raw, x.Raw, checked((int)y.Count)));
+        else Run(x.DType, new CastOp<F32Element>(y.F32, x.Raw, checked((int)y.Count)));
+    }
+
+    private readonly struct CastOp<TY>(void* y, void* x, int n) : IElementOp where TY : struct, IElement
+    {
+        public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
+            => rows.For(n, ElementGrain, new CastRows<TV, TY, TE>(y, x));
+    }
+
+    private readonly struct CastRows<TV, TY, TX>(void* y, void* x) : IRowKernel where TV : struct, ILanes<TV> where TY : struct, IElement where TX : struct, IElement
+    {
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        public void Run(int first, int last, int chunk)
+        {
+            for (int i = first; i < last; i += TV.Count) Lines<TV>.Store<TY>(Lines<TV>.Load<TX>(x, i, last - i), y, i, last - i);
+        }
+    }
+
     public override void AddScaled(Tensor y, Tensor x, float a, float b)
     {
         int n = checked((int)y.Count);

@@ -8,26 +8,25 @@ public sealed unsafe partial class CpuBackend
     private const int NormChunks = 64;
 
     public override void LayerNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor gamma, Tensor beta, float eps)
+        => Run(y.DType, new LayerNormOp(y.Raw, mean.F32, rstd.F32, x.F32, gamma.F32, beta.F32, x.Shape.Rows, x.Shape.Cols, eps));
+
+    private readonly struct LayerNormOp(void* y, float* mean, float* rstd, float* x, float* gamma, float* beta, int rows, int cols, float eps)
+        : IElementOp
     {
-        int rows = x.Shape.Rows, cols = x.Shape.Cols, grain = RowGrain(cols);
-        float* py = y.F32, pm = mean.F32, pr = rstd.F32, px = x.F32, pg = gamma.F32, pb = beta.F32;
-        switch (Level)
-        {
-            case SimdLevel.Vector512: _rows.For(rows, grain, new LayerNormRows<Lanes16>(py, pm, pr, px, pg, pb, cols, eps)); break;
-            case SimdLevel.Vector256: _rows.For(rows, grain, new LayerNormRows<Lanes8>(py, pm, pr, px, pg, pb, cols, eps)); break;
-            default: _rows.For(rows, grain, new LayerNormRows<Lanes1>(py, pm, pr, px, pg, pb, cols, eps)); break;
-        }
+        public void Run<TV, TE>(Rows on) where TV : struct, ILanes<TV> where TE : struct, IElement
+            => on.For(rows, RowGrain(cols), new LayerNormRows<TV, TE>(y, mean, rstd, x, gamma, beta, cols, eps));
     }
 
-    private readonly struct LayerNormRows<TV>(float* y, float* mean, float* rstd, float* x, float* gamma, float* beta, int cols, float eps)
-        : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct LayerNormRows<TV, TE>(void* y, float* mean, float* rstd, float* x, float* gamma, float* beta, int cols, float eps)
+        : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             for (int row = first; row < last; row++)
             {
-                float* px = x + (long)row * cols, py = y + (long)row * cols;
+                nint at = (nint)row * cols;
+                float* px = x + at;
                 (float m, float variance) = Lines<TV>.Moments(px, cols);
                 float r = 1f / MathF.Sqrt(variance + eps);
                 mean[row] = m;
@@ -35,12 +34,12 @@ public sealed unsafe partial class CpuBackend
                 TV vm = TV.All(m), vr = TV.All(r);
                 int i = 0;
                 for (; i <= cols - TV.Count; i += TV.Count)
-                    TV.MulAdd((TV.Load(px + i) - vm) * vr, TV.Load(gamma + i), TV.Load(beta + i)).Store(py + i);
+                    TE.Store(TV.MulAdd((TV.Load(px + i) - vm) * vr, TV.Load(gamma + i), TV.Load(beta + i)), y, at + i);
                 int n = cols - i;
                 if (n > 0)
                 {
                     TV centred = (TV.LoadFirst(px + i, n) - vm) * vr;
-                    TV.MulAdd(centred, TV.LoadFirst(gamma + i, n), TV.LoadFirst(beta + i, n)).StoreFirst(py + i, n);
+                    TE.StoreFirst(TV.MulAdd(centred, TV.LoadFirst(gamma + i, n), TV.LoadFirst(beta + i, n)), y, at + i, n);
                 }
             }
         }
@@ -48,27 +47,32 @@ public sealed unsafe partial class CpuBackend
 
     public override void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma)
     {
-        switch (Level)
-        {
-            case SimdLevel.Vector512: NormBackward<Lanes16>(dx, dgamma, dbeta, dy, x, mean, rstd, gamma); break;
-            case SimdLevel.Vector256: NormBackward<Lanes8>(dx, dgamma, dbeta, dy, x, mean, rstd, gamma); break;
-            default: NormBackward<Lanes1>(dx, dgamma, dbeta, dy, x, mean, rstd, gamma); break;
-        }
-    }
-
-    private void NormBackward<TV>(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma)
-        where TV : struct, ILanes<TV>
-    {
         int rows = x.Shape.Rows, cols = x.Shape.Cols;
         bool affine = dgamma.Wanted || dbeta.Wanted;
         int grain = Math.Max(RowGrain(cols), Rows.Chunks(rows, NormChunks)), chunks = Rows.Chunks(rows, grain);
         float* partial = affine ? (float*)Scratch(PartialSlot, 2L * chunks * cols * sizeof(float)) : null;
-        _rows.For(rows, grain, new LayerNormBackwardRows<TV>(dx.Wanted ? dx.Into.F32 : null, dx.Accumulate, partial, dy.F32, x.F32,
-            mean.F32, rstd.F32, gamma.F32, cols));
-        if (!affine) return;
+        Run(dy.DType, new LayerNormBackwardOp(dx.Wanted ? dx.Into.F32 : null, dx.Accumulate, partial, dy.Raw, x.F32, mean.F32, rstd.F32, gamma.F32,
+            rows, cols, grain));
         // A chunk's partial row is dγ then dβ.
-        if (dgamma.Wanted) CombineChunks<TV>(dgamma, partial, chunks, 2 * cols, cols);
-        if (dbeta.Wanted) CombineChunks<TV>(dbeta, partial + cols, chunks, 2 * cols, cols);
+        if (dgamma.Wanted) CombineChunks(dgamma, partial, chunks, 2 * cols, cols);
+        if (dbeta.Wanted) CombineChunks(dbeta, partial + cols, chunks, 2 * cols, cols);
+    }
+
+    private readonly struct LayerNormBackwardOp(float* dx, bool accumulate, float* partial, void* dy, float* x, float* mean, float* rstd, float* gamma,
+        int rows, int cols, int grain) : IElementOp
+    {
+        public void Run<TV, TE>(Rows on) where TV : struct, ILanes<TV> where TE : struct, IElement
+            => on.For(rows, grain, new LayerNormBackwardRows<TV, TE>(dx, accumulate, partial, dy, x, mean, rstd, gamma, cols));
+    }
+
+    private void CombineChunks(Grad y, float* partial, int chunks, long stride, int cols)
+    {
+        switch (Level)
+        {
+            case SimdLevel.Vector512: CombineChunks<Lanes16>(y, partial, chunks, stride, cols); break;
+            case SimdLevel.Vector256: CombineChunks<Lanes8>(y, partial, chunks, stride, cols); break;
+            default: CombineChunks<Lanes1>(y, partial, chunks, stride, cols); break;
+        }
     }
 
     /// <summary>y = Σ over the chunks' partial rows, in chunk order; written or added.</summary>
@@ -84,8 +88,8 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
-    private readonly struct LayerNormBackwardRows<TV>(float* dx, bool accumulate, float* partial, float* dy, float* x, float* mean,
-        float* rstd, float* gamma, int cols) : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct LayerNormBackwardRows<TV, TE>(float* dx, bool accumulate, float* partial, void* dy, float* x, float* mean,
+        float* rstd, float* gamma, int cols) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
@@ -94,34 +98,34 @@ public sealed unsafe partial class CpuBackend
             if (partial != null) Lines<TV>.Set(dgamma, 0f, 2 * cols);
             for (int row = first; row < last; row++)
             {
-                long at = (long)row * cols;
+                nint at = (nint)row * cols;
                 TV m = TV.All(mean[row]), r = TV.All(rstd[row]);
-                if (partial != null) Affine(dgamma, dbeta, dy + at, x + at, m, r);
-                if (dx != null) Input(dx + at, dy + at, x + at, m, r);
+                if (partial != null) Affine(dgamma, dbeta, TE.At(dy, at), x + at, m, r);
+                if (dx != null) Input(dx + at, TE.At(dy, at), x + at, m, r);
             }
         }
 
         /// <summary>Adds dy·x̂ and dy to the chunk's partial sums.</summary>
-        private void Affine(float* dgamma, float* dbeta, float* dyRow, float* xRow, TV m, TV r)
+        private void Affine(float* dgamma, float* dbeta, void* dyRow, float* xRow, TV m, TV r)
         {
             for (int i = 0; i < cols; i += TV.Count)
             {
                 int n = cols - i;
-                TV d = Lines<TV>.Load(dyRow + i, n), centred = (Lines<TV>.Load(xRow + i, n) - m) * r;
+                TV d = Lines<TV>.Load<TE>(dyRow, i, n), centred = (Lines<TV>.Load(xRow + i, n) - m) * r;
                 Lines<TV>.Store(TV.MulAdd(d, centred, Lines<TV>.Load(dgamma + i, n)), dgamma + i, n);
                 Lines<TV>.Store(Lines<TV>.Load(dbeta + i, n) + d, dbeta + i, n);
             }
         }
 
-        private void Input(float* dxRow, float* dyRow, float* xRow, TV m, TV r)
+        private void Input(float* dxRow, void* dyRow, float* xRow, TV m, TV r)
         {
             // mean(g) and mean(g·x̂). Where a tail is loaded, g is 0 past the end, so x̂ there does not matter.
             TV g0 = TV.Zero, g1 = TV.Zero, h0 = TV.Zero, h1 = TV.Zero;
             int i = 0;
             for (; i <= cols - 2 * TV.Count; i += 2 * TV.Count)
             {
-                TV a = TV.Load(dyRow + i) * TV.Load(gamma + i);
-                TV b = TV.Load(dyRow + i + TV.Count) * TV.Load(gamma + i + TV.Count);
+                TV a = TE.Load<TV>(dyRow, i) * TV.Load(gamma + i);
+                TV b = TE.Load<TV>(dyRow, i + TV.Count) * TV.Load(gamma + i + TV.Count);
                 g0 += a;
                 g1 += b;
                 h0 = TV.MulAdd(a, (TV.Load(xRow + i) - m) * r, h0);
@@ -130,7 +134,7 @@ public sealed unsafe partial class CpuBackend
             for (; i < cols; i += TV.Count)
             {
                 int n = cols - i;
-                TV a = Lines<TV>.Load(dyRow + i, n) * Lines<TV>.Load(gamma + i, n);
+                TV a = Lines<TV>.Load<TE>(dyRow, i, n) * Lines<TV>.Load(gamma + i, n);
                 g0 += a;
                 h0 = TV.MulAdd(a, (Lines<TV>.Load(xRow + i, n) - m) * r, h0);
             }
@@ -138,7 +142,7 @@ public sealed unsafe partial class CpuBackend
             for (i = 0; i < cols; i += TV.Count)
             {
                 int n = cols - i;
-                TV g = Lines<TV>.Load(dyRow + i, n) * Lines<TV>.Load(gamma + i, n);
+                TV g = Lines<TV>.Load<TE>(dyRow, i, n) * Lines<TV>.Load(gamma + i, n);
                 TV centred = (Lines<TV>.Load(xRow + i, n) - m) * r;
                 TV d = r * (g - meanG - centred * meanH);
                 if (accumulate) d += Lines<TV>.Load(dxRow + i, n);

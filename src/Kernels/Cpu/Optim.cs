@@ -76,24 +76,25 @@ public sealed unsafe partial class CpuBackend
             y[i] = max <= 0f ? 1f : MathF.Min(1f, max / ((perSegment ? MathF.Sqrt(squares[i]) : norm) + 1e-6f));
     }
 
-    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float beta1, float beta2, float eps)
+    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps)
     {
         SegmentChunk* table = ChunkTable(segments, out int chunks);
         float* pp = p.F32, pm = m.F32, pv = v.F32, pg = gradient.F32, ps = scales is { } q ? q.F32 : null;
+        ushort* pc = copy is { } c ? c.BF16 : null;
         double b1 = Written(beta1), b2 = Written(beta2);
         fixed (UpdateSegment* s = segments)
         {
             switch (Level)
             {
                 case SimdLevel.Vector512:
-                    _rows.For(chunks, 1, new AdamWChunks<Lanes16>(pp, pm, pv, pg, ps, s, table, b1, b2, eps));
+                    _rows.For(chunks, 1, new AdamWChunks<Lanes16>(pp, pm, pv, pc, pg, ps, s, table, b1, b2, eps));
                     break;
                 case SimdLevel.Vector256:
-                    _rows.For(chunks, 1, new AdamWChunks<Lanes8>(pp, pm, pv, pg, ps, s, table, b1, b2, eps));
+                    _rows.For(chunks, 1, new AdamWChunks<Lanes8>(pp, pm, pv, pc, pg, ps, s, table, b1, b2, eps));
                     break;
                 default:
-                    _rows.For(chunks, 1, new AdamWChunks<Lanes1>(pp, pm, pv, pg, ps, s, table, b1, b2, eps));
+                    _rows.For(chunks, 1, new AdamWChunks<Lanes1>(pp, pm, pv, pc, pg, ps, s, table, b1, b2, eps));
                     break;
             }
         }
@@ -105,7 +106,7 @@ public sealed unsafe partial class CpuBackend
     /// </summary>
     private static double Written(float value) => (double)(decimal)value;
 
-    private readonly struct AdamWChunks<TV>(float* p, float* m, float* v, float* gradient, float* scales, UpdateSegment* segments,
+    private readonly struct AdamWChunks<TV>(float* p, float* m, float* v, ushort* copy, float* gradient, float* scales, UpdateSegment* segments,
         SegmentChunk* table, double beta1, double beta2, float eps) : IRowKernel where TV : struct, ILanes<TV>
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
@@ -133,25 +134,28 @@ public sealed unsafe partial class CpuBackend
                     TV update = step * mean / TV.MulAdd(TV.Sqrt(square), unbias, e);
                     Lines<TV>.Store(mean, pm + i, left);
                     Lines<TV>.Store(square, pv + i, left);
-                    Lines<TV>.Store(TV.MulAdd(keep, Lines<TV>.Load(pp + i, left), update), pp + i, left);
+                    TV now = TV.MulAdd(keep, Lines<TV>.Load(pp + i, left), update);
+                    Lines<TV>.Store(now, pp + i, left);
+                    if (copy != null) Lines<TV>.Store<Bf16Element>(now, copy, (nint)at + i, left);
                 }
             }
         }
     }
 
-    public override void LarsStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float momentum, float trust)
+    public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum, float trust)
     {
+        ushort* pc = copy is { } c ? c.BF16 : null;
         switch (Level)
         {
-            case SimdLevel.Vector512: Lars<Lanes16>(p.F32, mu.F32, gradient.F32, scales, segments, momentum, trust); break;
-            case SimdLevel.Vector256: Lars<Lanes8>(p.F32, mu.F32, gradient.F32, scales, segments, momentum, trust); break;
-            default: Lars<Lanes1>(p.F32, mu.F32, gradient.F32, scales, segments, momentum, trust); break;
+            case SimdLevel.Vector512: Lars<Lanes16>(p.F32, mu.F32, pc, gradient.F32, scales, segments, momentum, trust); break;
+            case SimdLevel.Vector256: Lars<Lanes8>(p.F32, mu.F32, pc, gradient.F32, scales, segments, momentum, trust); break;
+            default: Lars<Lanes1>(p.F32, mu.F32, pc, gradient.F32, scales, segments, momentum, trust); break;
         }
     }
 
-    private void Lars<TV>(float* p, float* mu, float* gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments, float momentum,
-        float trust) where TV : struct, ILanes<TV>
+    private void Lars<TV>(float* p, float* mu, ushort* copy, float* gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
+        float momentum, float trust) where TV : struct, ILanes<TV>
     {
         SegmentChunk* table = ChunkTable(segments, out int chunks);
         float* ps = scales is { } q ? q.F32 : null;
@@ -171,7 +175,7 @@ public sealed unsafe partial class CpuBackend
                 }
                 ratios[i] = s[i].Trust && own > 0 && slope > 0 ? (float)(trust * Math.Sqrt(own) / Math.Sqrt(slope)) : 1f;
             }
-            _rows.For(chunks, 1, new MomentumChunks<TV>(p, mu, gradient, ps, ratios, s, table, momentum, lars: true));
+            _rows.For(chunks, 1, new MomentumChunks<TV>(p, mu, copy, gradient, ps, ratios, s, table, momentum, lars: true));
         }
     }
 
@@ -207,22 +211,24 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
-    public override void SgdStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments, float momentum)
+    public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum)
     {
         SegmentChunk* table = ChunkTable(segments, out int chunks);
         float* pp = p.F32, pm = mu.F32, pg = gradient.F32, ps = scales is { } q ? q.F32 : null;
+        ushort* pc = copy is { } c ? c.BF16 : null;
         fixed (UpdateSegment* s = segments)
         {
             switch (Level)
             {
                 case SimdLevel.Vector512:
-                    _rows.For(chunks, 1, new MomentumChunks<Lanes16>(pp, pm, pg, ps, null, s, table, momentum, lars: false));
+                    _rows.For(chunks, 1, new MomentumChunks<Lanes16>(pp, pm, pc, pg, ps, null, s, table, momentum, lars: false));
                     break;
                 case SimdLevel.Vector256:
-                    _rows.For(chunks, 1, new MomentumChunks<Lanes8>(pp, pm, pg, ps, null, s, table, momentum, lars: false));
+                    _rows.For(chunks, 1, new MomentumChunks<Lanes8>(pp, pm, pc, pg, ps, null, s, table, momentum, lars: false));
                     break;
                 default:
-                    _rows.For(chunks, 1, new MomentumChunks<Lanes1>(pp, pm, pg, ps, null, s, table, momentum, lars: false));
+                    _rows.For(chunks, 1, new MomentumChunks<Lanes1>(pp, pm, pc, pg, ps, null, s, table, momentum, lars: false));
                     break;
             }
         }
@@ -232,7 +238,7 @@ public sealed unsafe partial class CpuBackend
     /// One row is one chunk: g ← ratio·(scale·g + decay·p); mu ← momentum·mu + g; p ← p − lr·mu. SGD's first mu is g; LARS starts from
     /// a zeroed mu and leaves decay out where a segment has no trust ratio.
     /// </summary>
-    private readonly struct MomentumChunks<TV>(float* p, float* mu, float* gradient, float* scales, float* ratios, UpdateSegment* segments,
+    private readonly struct MomentumChunks<TV>(float* p, float* mu, ushort* copy, float* gradient, float* scales, float* ratios, UpdateSegment* segments,
         SegmentChunk* table, float momentum, bool lars) : IRowKernel where TV : struct, ILanes<TV>
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
@@ -256,7 +262,9 @@ public sealed unsafe partial class CpuBackend
                     TV g = ratio * TV.MulAdd(decay, own, scale * Lines<TV>.Load(pg + i, left));
                     if (!fresh) g = TV.MulAdd(friction, Lines<TV>.Load(pm + i, left), g);
                     Lines<TV>.Store(g, pm + i, left);
-                    Lines<TV>.Store(TV.MulAdd(step, g, own), pp + i, left);
+                    TV now = TV.MulAdd(step, g, own);
+                    Lines<TV>.Store(now, pp + i, left);
+                    if (copy != null) Lines<TV>.Store<Bf16Element>(now, copy, (nint)at + i, left);
                 }
             }
         }

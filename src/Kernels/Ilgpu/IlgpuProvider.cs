@@ -16,8 +16,10 @@ public sealed class IlgpuProvider : IBackendProvider
     public IReadOnlyList<DeviceReport> Devices() => [.. Cuda(), .. OpenCl(),
         new DeviceReport(Simulator, "ILGPU's simulator: one group of 16 threads on the CPU, for checking kernels; slow", 0, null)];
 
-    public Backend Open(string name)
+    public Backend Open(string name, Precision precision)
     {
+        if (precision != Precision.F32)
+            throw new DeviceException($"device '{name}': computes in float32 only; leave out --precision bf16, or use --device cpu.");
         string[] parts = name.Split(':');
         int index = 0;
         if (parts.Length > 2 || parts.Length == 2 && (!int.TryParse(parts[1], out index) || index < 0))

@@ -18,6 +18,13 @@ internal sealed partial class IlgpuBackend
         catch (AcceleratorException e) { throw Lost(e); }
     }
 
+    public override void Cast(Tensor y, Tensor x)
+    {
+        if (y.DType == x.DType) Copy(y, x);
+        else if (y.DType == DType.BF16) LaunchEach(y.Count, new Narrow(Bytes(y).Cast<ushort>(), F(x)));
+        else LaunchEach(y.Count, new Widen(F(y), Bytes(x).Cast<ushort>()));
+    }
+
     public override void AddScaled(Tensor y, Tensor x, float a, float b) => LaunchEach(y.Count, new AddScaledFloats(F(y), F(x), a, b));
 }
 
@@ -27,6 +34,29 @@ internal readonly struct FillFloats(ArrayView<float> y, float value) : IKernel
     {
         int i = Team.Index<TT>();
         if (i < y.Length) y[i] = value;
+    }
+}
+
+/// <summary>float32 to bfloat16: nearest, ties to even; NaN stays NaN.</summary>
+internal readonly struct Narrow(ArrayView<ushort> y, ArrayView<float> x) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        int i = Team.Index<TT>();
+        if (i >= y.Length) return;
+        uint u = Interop.FloatAsInt(x[i]), rounded = u + 0x7FFF + ((u >> 16) & 1);
+        if ((u & 0x7FFF_FFFF) > 0x7F80_0000) rounded = u | 0x0040_0000;
+        y[i] = (ushort)(rounded >> 16);
+    }
+}
+
+/// <summary>bfloat16 to float32.</summary>
+internal readonly struct Widen(ArrayView<float> y, ArrayView<ushort> x) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        int i = Team.Index<TT>();
+        if (i < y.Length) y[i] = Interop.IntAsFloat((uint)x[i] << 16);
     }
 }
 

@@ -23,9 +23,10 @@ internal sealed partial class IlgpuBackend
     public override void ClipScales(Tensor scales, Tensor total, Tensor norms, float max, bool perSegment)
         => Launch(1, new ClipEach(F(scales), F(total), F(norms), max, Flag(perSegment)));
 
-    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float beta1, float beta2, float eps)
+    public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps)
     {
+        NoCopy(copy);
         // The decimal that was written, not the float nearest to it: see the contract.
         (_beta1, _beta2) = ((double)(decimal)beta1, (double)(decimal)beta2);
         SegmentTable table = Table(segments, out _, (ref row, s) =>
@@ -38,9 +39,10 @@ internal sealed partial class IlgpuBackend
             (float)(1 - _beta1), (float)_beta2, (float)(1 - _beta2), eps));
     }
 
-    public override void LarsStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments,
-        float momentum, float trust)
+    public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum, float trust)
     {
+        NoCopy(copy);
         SegmentTable table = Table(segments, out int chunks, (ref row, s) =>
         {
             (row.A, row.B) = (s.LearningRate, s.Trust ? s.WeightDecay : 0f);
@@ -52,14 +54,22 @@ internal sealed partial class IlgpuBackend
         LaunchEach(table.Elements, new LarsEach(F(p), F(mu), F(gradient), F(scales), Flag(scales), table, ofP, ofG, momentum, trust));
     }
 
-    public override void SgdStep(Tensor p, Tensor mu, Tensor gradient, Tensor? scales, ReadOnlySpan<UpdateSegment> segments, float momentum)
+    public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
+        ReadOnlySpan<UpdateSegment> segments, float momentum)
     {
+        NoCopy(copy);
         SegmentTable table = Table(segments, out _, (ref row, s) =>
         {
             (row.A, row.B) = (s.LearningRate, s.WeightDecay);
             row.Flags = s.Step == 1 ? 1 : 0;
         });
         LaunchEach(table.Elements, new SgdEach(F(p), F(mu), F(gradient), F(scales), Flag(scales), table, momentum));
+    }
+
+    /// <summary>Nobody has such a copy where precision bf16 is refused.</summary>
+    private static void NoCopy(Tensor? copy)
+    {
+        if (copy is { } t) throw new ArgumentException($"This device updates float32 only; a {t.DType} copy was given.");
     }
 
     private double _beta1, _beta2;
