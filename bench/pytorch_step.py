@@ -1,10 +1,10 @@
-"""The training steps of `bench step` in PyTorch, on the CPU: forward, backward and AdamW of a SimMIM-style ViT on pictures in memory.
+"""The training steps of `bench step` in PyTorch: forward, backward and AdamW of a SimMIM-style ViT on pictures in memory.
 
-    python3 bench/pytorch_step.py [MODELS [MODES [ROUNDS]]]
+    python3 bench/pytorch_step.py [MODELS [MODES [ROUNDS [DEVICE [BATCH]]]]]
 
 MODELS: comma-separated of ti32 (32 px, patch 4, batch 64), ti, s (192 px, patch 16, batch 16), b (batch 8). MODES: f32, bf16 (autocast,
 attention written out: PyTorch's fused bf16 attention was slower where we tried it). Threads: OMP_NUM_THREADS. Models and modes are
-interleaved. PyTorch wants an OpenMP OpenBLAS and likes tcmalloc (LD_PRELOAD); it is a yardstick only, nothing here depends on it.
+interleaved. DEVICE: cpu or cuda (then with PyTorch's fused attention), BATCH instead of the model's own. PyTorch wants an OpenMP OpenBLAS and likes tcmalloc (LD_PRELOAD); it is a yardstick only, nothing here depends on it.
 """
 import contextlib
 import sys
@@ -28,7 +28,7 @@ class Block(nn.Module):
     def forward(self, x):
         b, n, c = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        if torch.is_autocast_enabled("cpu") if torch.__version__ >= "2.4" else torch.is_autocast_cpu_enabled():
+        if not x.is_cuda and (torch.is_autocast_enabled("cpu") if torch.__version__ >= "2.4" else torch.is_autocast_cpu_enabled()):
             y = ((q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
         elif hasattr(F, "scaled_dot_product_attention"):
             y = F.scaled_dot_product_attention(q, k, v)
@@ -60,25 +60,28 @@ class SimMim(nn.Module):
         return ((predicted.float() - target).abs() * weight).sum() / (weight.sum() * target.shape[-1])
 
 
-def make(name):
-    width, heads, pixels, patch, batch = MODELS[name]
+def make(name, device, batch):
+    width, heads, pixels, patch, _ = MODELS[name]
     torch.manual_seed(0)
-    model = SimMim(width, heads, pixels, patch)
+    model = SimMim(width, heads, pixels, patch).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05,
                                   **({"fused": True} if torch.__version__ >= "2.4" else {}))
-    images = torch.randn(batch, 3, pixels, pixels)
-    return model, optimizer, images, torch.rand(batch, (pixels // patch) ** 2) < 0.6
+    images = torch.randn(batch, 3, pixels, pixels, device=device)
+    return model, optimizer, images, torch.rand(batch, (pixels // patch) ** 2, device=device) < 0.6
 
 
 def step(case, mode):
     model, optimizer, images, hidden = case
+    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+    wait()
     start = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16) if mode == "bf16" else contextlib.nullcontext():
+    with torch.autocast(images.device.type, dtype=torch.bfloat16) if mode == "bf16" else contextlib.nullcontext():
         loss = model(images, hidden)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    wait()
     return time.perf_counter() - start
 
 
@@ -86,17 +89,22 @@ def main():
     names = (sys.argv[1] if len(sys.argv) > 1 else "ti32,ti,s,b").split(",")
     modes = (sys.argv[2] if len(sys.argv) > 2 else "f32,bf16").split(",")
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 7
-    cases = [(name, mode, make(name), []) for name in names for mode in modes]
+    device = sys.argv[4] if len(sys.argv) > 4 else "cpu"
+    batches = {name: int(sys.argv[5]) if len(sys.argv) > 5 else MODELS[name][4] for name in names}
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+    cases = [(name, mode, make(name, device, batches[name]), []) for name in names for mode in modes]
     for round_ in range(-2, rounds):
         for name, mode, case, seconds in cases:
             t = step(case, mode)
             if round_ >= 0:
                 seconds.append(t)
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, best and median of {rounds} interleaved steps")
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"PyTorch {torch.__version__}, {where}, best and median of {rounds} interleaved steps")
     for name, mode, case, seconds in cases:
         seconds.sort()
-        batch = MODELS[name][4]
-        print(f"{name} {mode}: {batch / seconds[0]:.1f} img/s best, {batch / seconds[len(seconds) // 2]:.1f} median")
+        batch = batches[name]
+        print(f"{name} {mode}, batch {batch}: {batch / seconds[0]:.1f} img/s best, {batch / seconds[len(seconds) // 2]:.1f} median")
 
 
 main()

@@ -21,8 +21,8 @@ public sealed record ProfileOptions
 }
 
 /// <summary>What the machine does at best, measured in the same run; null where it was not.</summary>
-/// <param name="GigaFlops">Float32 multiply-adds in registers, 2 flops each.</param>
-/// <param name="Bf16GigaFlops">bfloat16 products of operands in the first cache.</param>
+/// <param name="GigaFlops">The CPU: float32 multiply-adds in registers, 2 flops each. Other devices: the fastest square float32 product.</param>
+/// <param name="Bf16GigaFlops">The CPU: bfloat16 products of operands in the first cache. Other devices: the fastest square product.</param>
 /// <param name="GigaBytes">A large copy, bytes read plus written.</param>
 public sealed record Roofs(double? GigaFlops, double? Bf16GigaFlops, double? GigaBytes);
 
@@ -65,7 +65,7 @@ public static class ProfileRun
             Seed = config.Run.Seed, EndStep = (long)(WarmUps + options.Updates) * passes, Threads = options.LoaderThreads,
         });
         int threads = (backend as CpuBackend)?.Threads ?? 0;
-        Roofs roofs = Measure(backend, threads);
+        Roofs roofs = Measure(backend, threads, config.Run.Precision);
         double waited = 0;
         long start = 0;
         for (int update = 0; update < WarmUps + options.Updates; update++)
@@ -87,7 +87,7 @@ public static class ProfileRun
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds / options.Updates;
         waited = (loader.WaitSeconds - waited) / options.Updates;
         _ = pretrainer.ReadOut(options.Updates);
-        roofs = Higher(roofs, Measure(backend, threads));
+        if (backend is CpuBackend) roofs = Higher(roofs, Measure(backend, threads, config.Run.Precision));
         IReadOnlyList<OpTime> times = [.. timed.Times.Where(t => t.Calls >= options.Updates)];
         double busy = times.Sum(t => t.Seconds) / options.Updates;
         double flops = StepCost.Of(config).Total * images;
@@ -104,9 +104,9 @@ public static class ProfileRun
             t.GigaFlops, t.GigaBytes, flops is { } f && bytes is { } b ? Math.Max(f, b) : flops ?? bytes);
     }
 
-    private static Roofs Measure(Backend backend, int threads)
+    private static Roofs Measure(Backend backend, int threads, Precision precision)
     {
-        if (backend is not CpuBackend) return new(null, null, null);
+        if (backend is not CpuBackend) return DeviceRoof.Measure(backend, precision == Precision.BF16);
         using var roof = new CpuRoof(threads);
         Roofs best = new(0, null, 0);
         for (int i = 0; i < 3; i++) best = Higher(best, new(roof.Fma(), roof.Bf16(), roof.Copy()));

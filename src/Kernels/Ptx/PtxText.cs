@@ -52,7 +52,7 @@ internal sealed class PtxText
     public PtxKernel Finish(string name, int threads, int sharedBytes, int groupsAtOnce = 1, string target = "sm_80", string version = "7.0")
     {
         StringBuilder all = new();
-        all.Append(".version ").Append(version).Append("\n.target ").Append(target).Append("\n.address_size 64\n\n");
+        all.Append("// shared ").Append(sharedBytes).Append(" bytes a group\n.version ").Append(version).Append("\n.target ").Append(target).Append("\n.address_size 64\n\n");
         if (sharedBytes > 0) all.Append(".extern .shared .align 1024 .b8 smem[];\n\n");
         string parameters = string.Join(",\n", _parameters.Select(p => p.Split(':') is [var n, "map"]
             ? $"\t.param .align 64 .b8 {n}[128]" : $"\t.param .{p.Split(':')[1]} {p.Split(':')[0]}"));
