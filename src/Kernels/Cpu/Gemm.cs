@@ -65,9 +65,9 @@ public sealed unsafe partial class CpuBackend
     private const int GemmSlot = 0;            // one op's packed operands and partial sums
     private const int LongestBlock = 768;      // of the sum: 8 rows of A are 24 kB (half of L1), a panel of B 147 kB
     private const int PanelGap = 16;           // floats between panels: strides that are multiples of 4096 bytes share cache sets
-    // one above the other in a unit: that often a panel is used once it is in L2, with 590 kB of A
-    private const int ChunkTiles = 24;
-    private const int LeastUnits = 32;         // units of work of a product: enough for a few threads to end together
+    // one above the other in a unit: that often a panel is used once it is in L2, with 295 kB of A, a third of the smallest L2
+    private const int ChunkTiles = 12;
+    private const int LeastUnits = 48;         // units of work of a product: enough for a few threads to end together
 
     /// <summary>y = x·wᵀ (+ b), or what the product's finish makes of it.</summary>
     private void MultiplyByTransposed<TV>(Product p, float* x, float* w) where TV : struct, ILanes<TV>

@@ -73,8 +73,10 @@ internal static class GemmPack
         // 16 rows at a time: whole cache lines of the panel are filled while they are near.
         for (; j < n; j += 16)
         {
-            int rows = Math.Min(16, n - j), fours = rows & ~3;
-            for (int k = 0; k < quads; k += 4)
+            int rows = Math.Min(16, n - j), fours = rows & ~3, k0 = 0;
+            if (rows == 16 && Avx512F.IsSupported)
+                for (; k0 <= steps - 16; k0 += 16) Transpose16(panel + k0 * width + j, width, x + j * xRow + k0, xRow);
+            for (int k = k0; k < quads; k += 4)
             {
                 for (int i = 0; i < fours; i += 4) Transpose4(panel + k * width + j + i, width, x + (j + i) * xRow + k, xRow);
                 for (int i = fours; i < rows; i++)
@@ -85,6 +87,46 @@ internal static class GemmPack
                 for (int i = 0; i < rows; i++)
                     panel[k * width + j + i] = x[(j + i) * xRow + k];
         }
+    }
+
+    /// <summary>y[k, i] = x[i, k] for 16 × 16: pairs of rows, pairs of pairs, then the 128-bit lanes twice.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining | MethodImplOptions.AggressiveOptimization)]   // 32 registers of its own; no loop, so it would start unoptimised
+    private static unsafe void Transpose16(float* y, nint yRow, float* x, nint xRow)
+    {
+        Quad(x, xRow, out Vector512<float> a0, out Vector512<float> a1, out Vector512<float> a2, out Vector512<float> a3);
+        Quad(x + 4 * xRow, xRow, out Vector512<float> b0, out Vector512<float> b1, out Vector512<float> b2, out Vector512<float> b3);
+        Quad(x + 8 * xRow, xRow, out Vector512<float> c0, out Vector512<float> c1, out Vector512<float> c2, out Vector512<float> c3);
+        Quad(x + 12 * xRow, xRow, out Vector512<float> d0, out Vector512<float> d1, out Vector512<float> d2, out Vector512<float> d3);
+        Lanes(y, yRow, a0, b0, c0, d0);
+        Lanes(y + yRow, yRow, a1, b1, c1, d1);
+        Lanes(y + 2 * yRow, yRow, a2, b2, c2, d2);
+        Lanes(y + 3 * yRow, yRow, a3, b3, c3, d3);
+    }
+
+    /// <summary>Four rows, transposed inside each 128-bit lane.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static unsafe void Quad(float* x, nint xRow, out Vector512<float> r0, out Vector512<float> r1, out Vector512<float> r2,
+        out Vector512<float> r3)
+    {
+        Vector512<float> a = Vector512.Load(x), b = Vector512.Load(x + xRow), c = Vector512.Load(x + 2 * xRow), d = Vector512.Load(x + 3 * xRow);
+        Vector512<double> ab = Avx512F.UnpackLow(a, b).AsDouble(), cd = Avx512F.UnpackLow(c, d).AsDouble(),
+            ef = Avx512F.UnpackHigh(a, b).AsDouble(), gh = Avx512F.UnpackHigh(c, d).AsDouble();
+        r0 = Avx512F.UnpackLow(ab, cd).AsSingle();
+        r1 = Avx512F.UnpackHigh(ab, cd).AsSingle();
+        r2 = Avx512F.UnpackLow(ef, gh).AsSingle();
+        r3 = Avx512F.UnpackHigh(ef, gh).AsSingle();
+    }
+
+    /// <summary>Row 4·l of y is lane l of each of the four.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static unsafe void Lanes(float* y, nint yRow, Vector512<float> a, Vector512<float> b, Vector512<float> c, Vector512<float> d)
+    {
+        Vector512<float> evenAb = Avx512F.Shuffle4x128(a, b, 0x88), oddAb = Avx512F.Shuffle4x128(a, b, 0xDD),
+            evenCd = Avx512F.Shuffle4x128(c, d, 0x88), oddCd = Avx512F.Shuffle4x128(c, d, 0xDD);
+        Avx512F.Shuffle4x128(evenAb, evenCd, 0x88).Store(y);
+        Avx512F.Shuffle4x128(oddAb, oddCd, 0x88).Store(y + 4 * yRow);
+        Avx512F.Shuffle4x128(evenAb, evenCd, 0xDD).Store(y + 8 * yRow);
+        Avx512F.Shuffle4x128(oddAb, oddCd, 0xDD).Store(y + 12 * yRow);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -10,11 +10,10 @@ namespace MimEngine.Kernels.Cpu;
 /// </summary>
 internal unsafe struct WeightGradient
 {
-    private const int PartRows = 384;         // of c in a unit: A's block of 400 tokens takes 614 kB of the 2 MB of L2
+    private const int PartRows = 384;         // of c in a unit: A's block of 240 tokens takes 369 kB of L2
     private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
     private const int LeastUnits = 4, LeastUnitsOfFew = 8, Few = 1 << 16;   // of few sums more can be kept and added
-    private const int LongestBlock = 400;     // tokens
-    private const int NarrowPart = 960;       // rows and columns of a part together: with so few, half a block leaves L2 room for the next
+    private const int LongestBlock = 240;     // tokens: a panel of B takes 46 kB, most of L1
     private const int NarrowCols = 512;       // rows of b this short lie densely enough in the caches to be multiplied where they are
 
     /// <summary>Columns of a, columns of b, rows of both.</summary>
@@ -43,16 +42,21 @@ internal unsafe struct WeightGradient
         Block = BlockTokens(m, n, k);
         Blocks = Ceiling(k, Block);
         (RowParts, ColParts) = (Ceiling(m, PartRows), Ceiling(n, PartCols));
-        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, Ceiling((long)m * n <= Few ? LeastUnitsOfFew : LeastUnits, RowParts * ColParts)));
+        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, RangesWanted(m, n)));
         Ranges = Ceiling(Blocks, RangeBlocks);
     }
 
-    /// <summary>Tokens whose products and column sums are one chain: a function of the shape alone.</summary>
+    /// <summary>
+    /// Tokens whose products and column sums are one chain: a function of the shape alone. Every range gets as many blocks as the others.
+    /// </summary>
     public static int BlockTokens(int m, int n, int k)
     {
-        int longest = Math.Min(m, PartRows) + Math.Min(n, PartCols) <= NarrowPart ? LongestBlock / 2 : LongestBlock;
-        return Ceiling(Ceiling(k, Ceiling(k, longest)), 8) * 8;
+        int ranges = RangesWanted(m, n), blocks = Ceiling(Ceiling(k, LongestBlock), ranges) * ranges;
+        return Ceiling(Ceiling(k, blocks), 8) * 8;
     }
+
+    private static int RangesWanted(int m, int n)
+        => Ceiling((long)m * n <= Few ? LeastUnitsOfFew : LeastUnits, Ceiling(m, PartRows) * Ceiling(n, PartCols));
 
     /// <summary>First row (or column) of part i of n when an extent is cut into even parts of whole tiles.</summary>
     public static int PartStart(int extent, int parts, int i) => Math.Min(extent, Ceiling(Ceiling(extent, parts), 48) * 48 * i);

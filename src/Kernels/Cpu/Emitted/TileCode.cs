@@ -53,7 +53,7 @@ internal static unsafe class TileCode
         c.lea(a4, __[a + row * 4]);
         c.lea(row3, __[row + row * 2]);
         c.mov(b, __[rdi + f.B]);
-        Loop(c, f, Step, steps =>
+        Loop(c, f, vectors, Step, steps =>
         {
             c.add(b, steps * MicroKernels.Vectors * Line);
             c.add(a, steps * sizeof(float));
@@ -94,7 +94,7 @@ internal static unsafe class TileCode
         c.mov(b, __[rdi + f.B]);
         c.mov(bRow, __[rdi + f.BRow]);
         c.shl(bRow, 2);
-        Loop(c, f, Step, _ => { });
+        Loop(c, f, vectors, Step, _ => { });
         End(c, f, vectors);
         c.ret();
         return c;
@@ -108,17 +108,12 @@ internal static unsafe class TileCode
         }
     }
 
-    /// <summary>Fetches c if it will be read, and starts every row's sums.</summary>
+    /// <summary>Saves what the caller wants back, and starts every row's sums.</summary>
     private static void Begin(Assembler c, in Fields f, int vectors)
     {
-        Label fresh = c.CreateLabel();
-        c.cmp(__byte_ptr[rdi + f.Accumulate], 0);
-        c.je(fresh);
-        CRows(c, f);
-        for (int r = 0; r < Rows; r++)
-            for (int j = 0; j < vectors; j++)
-                c.prefetcht0(CVector(r, j));
-        c.Label(ref fresh);
+        c.push(rbx);
+        c.push(r12);
+        c.push(r13);
         c.mov(rax, __[rdi + f.Start]);
         for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[j], __zmmword_ptr[rax + j * Line]);
         for (int i = vectors; i < Rows * vectors; i++) c.vmovaps(s_zmm[i], s_zmm[i % vectors]);
@@ -128,28 +123,53 @@ internal static unsafe class TileCode
         c.mov(r9d, Line);
         c.cmp(r11, r9);
         c.cmovg(r11, r9);
-        c.mov(r9d, __dword_ptr[rdi + f.K]);
     }
 
-    /// <summary>Two steps a turn, and the last one alone where their number is odd.</summary>
-    private static void Loop(Assembler c, in Fields f, Action<int> step, Action<int> advance)
+    /// <summary>
+    /// Two steps a turn, and the last one alone where their number is odd. The turns are cut in eight: before each eighth a row of c is
+    /// asked for, since 24 lines at once would keep a and b waiting behind them.
+    /// </summary>
+    private static void Loop(Assembler c, in Fields f, int vectors, Action<int> step, Action<int> advance)
     {
-        Label top = c.CreateLabel(), even = c.CreateLabel(), last = c.CreateLabel();
-        c.shr(r9d, 1);
+        Label row = c.CreateLabel(), few = c.CreateLabel(), even = c.CreateLabel(), last = c.CreateLabel();
+        (AssemblerRegister64 cRow, AssemblerRegister32 turns, AssemblerRegister32 eighth, AssemblerRegister32 rows) = (rbx, r9d, r12d, r13d);
+        c.mov(eighth, __dword_ptr[rdi + f.K]);
+        c.shr(eighth, 4);
+        c.je(few);
+        c.mov(cRow, __[rdi + f.C]);
+        c.mov(rows, Rows);
+        c.Label(ref row);
+        for (int j = 0; j < vectors; j++) c.prefetchw(__byte_ptr[cRow + j * Line]);
+        c.mov(r9, __[rdi + f.CRow]);
+        c.lea(cRow, __[cRow + r9 * 4]);
+        c.mov(turns, eighth);
+        Turns();
+        c.dec(rows);
+        c.jne(row);
+        c.Label(ref few);
+        c.mov(turns, __dword_ptr[rdi + f.K]);
+        c.shr(turns, 1);
+        c.and(turns, Rows - 1);
         c.je(last);
-        c.Label(ref top);
-        c.prefetcht1(__byte_ptr[r10]);
-        c.add(r10, r11);
-        for (int u = 0; u < Unroll; u++) step(u);
-        advance(Unroll);
-        c.dec(r9d);
-        c.jne(top);
+        Turns();
         c.Label(ref last);
         c.test(__byte_ptr[rdi + f.K], 1);
         c.je(even);
         step(0);
         c.Label(ref even);
         c.nop();
+
+        void Turns()
+        {
+            Label top = c.CreateLabel();
+            c.Label(ref top);
+            c.prefetcht1(__byte_ptr[r10]);
+            c.add(r10, r11);
+            for (int u = 0; u < Unroll; u++) step(u);
+            advance(Unroll);
+            c.dec(turns);
+            c.jne(top);
+        }
     }
 
     private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a, bool pairs)
@@ -174,6 +194,9 @@ internal static unsafe class TileCode
         c.Label(ref store);
         for (int i = 0; i < Rows * vectors; i++) c.vmovups(CVector(i / vectors, i % vectors), s_zmm[i]);
         c.vzeroupper();
+        c.pop(r13);
+        c.pop(r12);
+        c.pop(rbx);
     }
 
     private static void CRows(Assembler c, in Fields f)
