@@ -15,6 +15,9 @@ internal unsafe interface IByteLanes<TSelf> where TSelf : struct, IByteLanes<TSe
     static abstract TSelf Min(TSelf a, TSelf b);
     static abstract TSelf Max(TSelf a, TSelf b);
 
+    /// <summary>min(a + b, 255).</summary>
+    static abstract TSelf Plus(TSelf a, TSelf b);
+
     /// <summary>max(a − b, 0).</summary>
     static abstract TSelf Minus(TSelf a, TSelf b);
 
@@ -23,6 +26,15 @@ internal unsafe interface IByteLanes<TSelf> where TSelf : struct, IByteLanes<TSe
 
     /// <summary>Whether some lane is not 0.</summary>
     bool Any { get; }
+
+    /// <summary>Whether a &gt; b in some lane.</summary>
+    static abstract bool AnyAbove(TSelf a, TSelf b);
+
+    /// <summary>Whether a &gt; b or c &gt; d in some lane.</summary>
+    static abstract bool AnyAbove(TSelf a, TSelf b, TSelf c, TSelf d);
+
+    /// <summary>sums[i] = sum of the bytes of columns 8·i … 8·i + 7 of rows 0 … rows − 1, i below Count/8 (one lane: one sum).</summary>
+    static abstract void Eights(ulong* sums, byte* p, nint stride, int rows);
 
     /// <summary>min(255, (r·R + g·G + b·B + 16384) &gt;&gt; 15) for Count pixels of three planes; weights 0 to 32767.</summary>
     static abstract void Luma(byte* gray, byte* r, byte* g, byte* b, LumaWeights weights);
@@ -39,12 +51,31 @@ internal readonly unsafe struct Bytes64(Vector512<byte> v) : IByteLanes<Bytes64>
     public void Store(byte* p) => V.Store(p);
     public static Bytes64 Min(Bytes64 a, Bytes64 b) => new(Avx512BW.Min(a.V, b.V));
     public static Bytes64 Max(Bytes64 a, Bytes64 b) => new(Avx512BW.Max(a.V, b.V));
+    public static Bytes64 Plus(Bytes64 a, Bytes64 b) => new(Avx512BW.AddSaturate(a.V, b.V));
     public static Bytes64 Minus(Bytes64 a, Bytes64 b) => new(Avx512BW.SubtractSaturate(a.V, b.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Bytes64 Keep(Bytes64 kept, Bytes64 a, Bytes64 b)
         => new(Vector512.ConditionalSelect(Avx512BW.CompareGreaterThan(a.V, b.V), kept.V, Vector512<byte>.Zero));
     public bool Any => V != Vector512<byte>.Zero;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool AnyAbove(Bytes64 a, Bytes64 b) => Above(a, b) != 0;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool AnyAbove(Bytes64 a, Bytes64 b, Bytes64 c, Bytes64 d) => (Above(a, b) | Above(c, d)) != 0;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static ulong Above(Bytes64 a, Bytes64 b) => Avx512BW.CompareGreaterThan(a.V, b.V).ExtractMostSignificantBits();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Eights(ulong* sums, byte* p, nint stride, int rows)
+    {
+        Vector512<ulong> total = Vector512<ulong>.Zero;
+        for (int y = 0; y < rows; y++, p += stride)
+            total += Avx512BW.SumAbsoluteDifferences(Vector512.Load(p), Vector512<byte>.Zero).AsUInt64();
+        total.Store(sums);
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Luma(byte* gray, byte* r, byte* g, byte* b, LumaWeights weights)
@@ -78,12 +109,29 @@ internal readonly unsafe struct Bytes32(Vector256<byte> v) : IByteLanes<Bytes32>
     public void Store(byte* p) => V.Store(p);
     public static Bytes32 Min(Bytes32 a, Bytes32 b) => new(Avx2.Min(a.V, b.V));
     public static Bytes32 Max(Bytes32 a, Bytes32 b) => new(Avx2.Max(a.V, b.V));
+    public static Bytes32 Plus(Bytes32 a, Bytes32 b) => new(Avx2.AddSaturate(a.V, b.V));
     public static Bytes32 Minus(Bytes32 a, Bytes32 b) => new(Avx2.SubtractSaturate(a.V, b.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Bytes32 Keep(Bytes32 kept, Bytes32 a, Bytes32 b)   // AVX2 has no unsigned compare: a ≤ b is where the saturated a − b is 0
         => new(Avx2.AndNot(Avx2.CompareEqual(Avx2.SubtractSaturate(a.V, b.V), Vector256<byte>.Zero), kept.V));
     public bool Any => V != Vector256<byte>.Zero;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool AnyAbove(Bytes32 a, Bytes32 b) => Avx2.SubtractSaturate(a.V, b.V) != Vector256<byte>.Zero;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool AnyAbove(Bytes32 a, Bytes32 b, Bytes32 c, Bytes32 d)
+        => (Avx2.SubtractSaturate(a.V, b.V) | Avx2.SubtractSaturate(c.V, d.V)) != Vector256<byte>.Zero;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Eights(ulong* sums, byte* p, nint stride, int rows)
+    {
+        Vector256<ulong> total = Vector256<ulong>.Zero;
+        for (int y = 0; y < rows; y++, p += stride)
+            total += Avx2.SumAbsoluteDifferences(Vector256.Load(p), Vector256<byte>.Zero).AsUInt64();
+        total.Store(sums);
+    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Luma(byte* gray, byte* r, byte* g, byte* b, LumaWeights weights)
@@ -116,12 +164,28 @@ internal readonly unsafe struct Bytes16(Vector128<byte> v) : IByteLanes<Bytes16>
     public void Store(byte* p) => V.Store(p);
     public static Bytes16 Min(Bytes16 a, Bytes16 b) => new(Sse2.Min(a.V, b.V));
     public static Bytes16 Max(Bytes16 a, Bytes16 b) => new(Sse2.Max(a.V, b.V));
+    public static Bytes16 Plus(Bytes16 a, Bytes16 b) => new(Sse2.AddSaturate(a.V, b.V));
     public static Bytes16 Minus(Bytes16 a, Bytes16 b) => new(Sse2.SubtractSaturate(a.V, b.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Bytes16 Keep(Bytes16 kept, Bytes16 a, Bytes16 b)
         => new(Sse2.AndNot(Sse2.CompareEqual(Sse2.SubtractSaturate(a.V, b.V), Vector128<byte>.Zero), kept.V));
     public bool Any => V != Vector128<byte>.Zero;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool AnyAbove(Bytes16 a, Bytes16 b) => Sse2.SubtractSaturate(a.V, b.V) != Vector128<byte>.Zero;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool AnyAbove(Bytes16 a, Bytes16 b, Bytes16 c, Bytes16 d)
+        => (Sse2.SubtractSaturate(a.V, b.V) | Sse2.SubtractSaturate(c.V, d.V)) != Vector128<byte>.Zero;
+
+    public static void Eights(ulong* sums, byte* p, nint stride, int rows)
+    {
+        Vector128<ulong> total = Vector128<ulong>.Zero;
+        for (int y = 0; y < rows; y++, p += stride)
+            total += Sse2.SumAbsoluteDifferences(Vector128.Load(p), Vector128<byte>.Zero).AsUInt64();
+        total.Store(sums);
+    }
 
     public static void Luma(byte* gray, byte* r, byte* g, byte* b, LumaWeights weights)
     {
@@ -140,9 +204,21 @@ internal readonly unsafe struct Bytes1(byte v) : IByteLanes<Bytes1>
     public void Store(byte* p) => *p = V;
     public static Bytes1 Min(Bytes1 a, Bytes1 b) => a.V < b.V ? a : b;
     public static Bytes1 Max(Bytes1 a, Bytes1 b) => a.V > b.V ? a : b;
+    public static Bytes1 Plus(Bytes1 a, Bytes1 b) => new((byte)Math.Min(255, a.V + b.V));
     public static Bytes1 Minus(Bytes1 a, Bytes1 b) => new((byte)Math.Max(0, a.V - b.V));
     public static Bytes1 Keep(Bytes1 kept, Bytes1 a, Bytes1 b) => a.V > b.V ? kept : default;
     public bool Any => V != 0;
+    public static bool AnyAbove(Bytes1 a, Bytes1 b) => a.V > b.V;
+    public static bool AnyAbove(Bytes1 a, Bytes1 b, Bytes1 c, Bytes1 d) => a.V > b.V || c.V > d.V;
+
+    /// <summary>One sum of eight columns: no lane is narrower than what it sums.</summary>
+    public static void Eights(ulong* sums, byte* p, nint stride, int rows)
+    {
+        ulong total = 0;
+        for (int y = 0; y < rows; y++, p += stride)
+            for (int x = 0; x < 8; x++) total += p[x];
+        *sums = total;
+    }
 
     public static void Luma(byte* gray, byte* r, byte* g, byte* b, LumaWeights weights)
         => *gray = (byte)Math.Min(255, (weights.R * *r + weights.G * *g + weights.B * *b + 16384) >>> 15);

@@ -18,9 +18,19 @@ internal static unsafe class Fast
     /// <summary>Bytes of one padded row of values.</summary>
     public static int RowBytes(int width) => (width + 2 * Pad + 63) & ~63;
 
-    /// <summary>Values of Count pixels from <paramref name="p"/>: 0 where value ≤ threshold.</summary>
+    /// <summary>Bytes that a band works in: three rows of values and, for two of them, where the vectors with corners begin.</summary>
+    public static int BandBytes(int width, int lanes) => 3 * RowBytes(width) + 2 * ListBytes(width, lanes);
+
+    /// <summary>Bytes of one list of vectors: two vectors of a row may overlap their neighbours.</summary>
+    public static int ListBytes(int width, int lanes) => (sizeof(int) * (width / lanes + 3) + 63) & ~63;
+
+    /// <summary>What is looked at around a pixel.</summary>
     public interface ICircle
     {
+        /// <summary>False only where none of Count pixels from <paramref name="p"/> is a corner: one opposite pair, loaded where rows are aligned.</summary>
+        static abstract bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>;
+
+        /// <summary>Values of Count pixels from <paramref name="p"/>: 0 where value ≤ threshold.</summary>
         static abstract TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>;
     }
 
@@ -28,24 +38,40 @@ internal static unsafe class Fast
     public readonly struct Circle16 : ICircle
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        {
+            TB center = TB.Load(p), v0 = TB.Load(p + 3 * stride), v8 = TB.Load(p - 3 * stride);
+            return TB.AnyAbove(TB.Max(v0, v8), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Min(v0, v8));
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
         {
             byte* u1 = p - stride, u2 = u1 - stride, u3 = u2 - stride, d1 = p + stride, d2 = d1 + stride, d3 = d2 + stride;
-            TB center = TB.Load(p);
+            // Saturated limits are exact: a byte beyond 255 or below 0 does not exist.
+            TB center = TB.Load(p), high = TB.Plus(center, threshold), low = TB.Minus(center, threshold);
             // An arc of 9 holds one pixel at least of every opposite pair, so the pairs bound both extremes: most pixels end here.
             TB v0 = TB.Load(d3), v8 = TB.Load(u3), v4 = TB.Load(p + 3), v12 = TB.Load(p - 3);
-            TB bright = TB.Min(TB.Max(v0, v8), TB.Max(v4, v12)), dark = TB.Max(TB.Min(v0, v8), TB.Min(v4, v12));
-            if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
             TB v2 = TB.Load(d2 + 2), v10 = TB.Load(u2 - 2), v6 = TB.Load(u2 + 2), v14 = TB.Load(d2 - 2);
-            bright = TB.Min(bright, TB.Min(TB.Max(v2, v10), TB.Max(v6, v14)));
-            dark = TB.Max(dark, TB.Max(TB.Min(v2, v10), TB.Min(v6, v14)));
-            if (!Above(center, bright, dark, threshold).Any) return TB.Zero;
+            TB bright = TB.Min(TB.Min(TB.Max(v0, v8), TB.Max(v4, v12)), TB.Min(TB.Max(v2, v10), TB.Max(v6, v14)));
+            TB dark = TB.Max(TB.Max(TB.Min(v0, v8), TB.Min(v4, v12)), TB.Max(TB.Min(v2, v10), TB.Min(v6, v14)));
+            bool anyBright = TB.AnyAbove(bright, high), anyDark = TB.AnyAbove(low, dark);
+            TB value = TB.Zero;
+            if (!anyBright && !anyDark) return value;
             TB v1 = TB.Load(d3 + 1), v3 = TB.Load(d1 + 3), v5 = TB.Load(u1 + 3), v7 = TB.Load(u3 + 1);
             TB v9 = TB.Load(u3 - 1), v11 = TB.Load(u1 - 3), v13 = TB.Load(d1 - 3), v15 = TB.Load(d3 - 1);
             // Two arcs of 9 share the 8 pixels between their ends: max over both of the min = min(shared 8, max(end, end)).
-            bright = MaxOfMins(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
-            dark = MinOfMaxs(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
-            return Above(center, bright, dark, threshold);
+            if (anyBright)
+            {
+                bright = MaxOfMins(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
+                value = TB.Keep(TB.Minus(bright, center), bright, high);
+            }
+            if (anyDark)
+            {
+                dark = MinOfMaxs(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
+                value = TB.Max(value, TB.Keep(TB.Minus(center, dark), low, dark));
+            }
+            return value;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -89,6 +115,13 @@ internal static unsafe class Fast
     public readonly struct Circle12 : ICircle
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        {
+            TB center = TB.Load(p), v0 = TB.Load(p + 2 * stride), v6 = TB.Load(p - 2 * stride);
+            return TB.AnyAbove(TB.Max(v0, v6), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Min(v0, v6));
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
         {
             byte* u1 = p - stride, u2 = u1 - stride, d1 = p + stride, d2 = d1 + stride;
@@ -125,6 +158,13 @@ internal static unsafe class Fast
     /// <summary>5 of the 8 pixels at distance 1, and OpenCV's condition: all 8 (see the contract).</summary>
     public readonly struct Circle8 : ICircle
     {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        {
+            TB center = TB.Load(p), v0 = TB.Load(p + stride), v4 = TB.Load(p - stride);
+            return TB.AnyAbove(TB.Min(v0, v4), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Max(v0, v4));
+        }
+
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
         {
@@ -164,47 +204,48 @@ internal static unsafe class Fast
         => TB.Max(TB.Keep(TB.Minus(bright, center), TB.Minus(TB.Min(allBright, bright), center), threshold),
             TB.Keep(TB.Minus(center, dark), TB.Minus(center, TB.Max(allDark, dark)), threshold));
 
-    /// <summary>Writes the values of <paramref name="n"/> ≥ TB.Count pixels of one row; says whether any is a corner.</summary>
-    /// <remarks>The last vector overlaps its neighbour instead of passing the end: nothing outside the picture is read.</remarks>
-    public static bool Row<TB, TCircle>(byte* values, byte* gray, nint stride, int n, byte threshold)
+    /// <summary>Writes the values of a row between its borders and lists where vectors that hold corners begin; returns their number.</summary>
+    /// <remarks>The first and the last vector overlap their neighbours: nothing outside the picture is read, and those between lie aligned.</remarks>
+    public static int Row<TB, TCircle>(byte* values, int* corners, byte* gray, int width, byte threshold)
         where TB : struct, IByteLanes<TB> where TCircle : struct, ICircle
     {
-        TB limit = TB.All(threshold), any = TB.Zero;
-        int x = 0;
-        for (; x <= n - TB.Count; x += TB.Count)
+        TB limit = TB.All(threshold);
+        int count = 0, last = width - Border - TB.Count;
+        for (int x = Border; ; x = Math.Min((x + TB.Count) & -TB.Count, last))
         {
-            TB v = TCircle.Values(gray + x, stride, limit);
-            v.Store(values + x);
-            any = TB.Max(any, v);
+            if (!TCircle.MayHold(gray + x, width, limit)) TB.Zero.Store(values + x);
+            else if (Corners<TB, TCircle>(values + x, gray + x, width, limit)) corners[count++] = x;
+            if (x == last) return count;
         }
-        if (x < n)
-        {
-            TB v = TCircle.Values(gray + n - TB.Count, stride, limit);
-            v.Store(values + n - TB.Count);
-            any = TB.Max(any, v);
-        }
-        return any.Any;
     }
 
-    /// <summary>Keeps what is strictly larger than its eight neighbours; rows are padded, n ≥ TB.Count.</summary>
-    public static void Suppress<TB>(byte* kept, byte* above, byte* row, byte* below, int n) where TB : struct, IByteLanes<TB>
+    // Its own method: the loop around it stays in registers.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool Corners<TB, TCircle>(byte* values, byte* p, nint stride, TB threshold)
+        where TB : struct, IByteLanes<TB> where TCircle : struct, ICircle
     {
-        int x = 0;
-        for (; x <= n - TB.Count; x += TB.Count) SuppressAt<TB>(kept + x, above + x, row + x, below + x);
-        if (x < n) SuppressAt<TB>(kept + n - TB.Count, above + n - TB.Count, row + n - TB.Count, below + n - TB.Count);
+        TB v = TCircle.Values(p, stride, threshold);
+        v.Store(values);
+        return v.Any;
+    }
+
+    /// <summary>Keeps what is strictly larger than its eight neighbours, in the listed vectors; rows are padded.</summary>
+    public static void Suppress<TB>(byte* kept, byte* above, byte* row, byte* below, int* corners, int count) where TB : struct, IByteLanes<TB>
+    {
+        for (int i = 0; i < count; i++)
+        {
+            int x = corners[i];
+            SuppressAt<TB>(kept + x, above + x, row + x, below + x);
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void SuppressAt<TB>(byte* kept, byte* above, byte* row, byte* below) where TB : struct, IByteLanes<TB>
     {
         TB v = TB.Load(row);
-        if (v.Any)
-        {
-            TB most = TB.Max(TB.Max(TB.Load(row - 1), TB.Load(row + 1)), TB.Max(TB.Load(above), TB.Load(below)));
-            most = TB.Max(most, TB.Max(TB.Max(TB.Load(above - 1), TB.Load(above + 1)), TB.Max(TB.Load(below - 1), TB.Load(below + 1))));
-            v = TB.Keep(v, v, most);
-        }
-        v.Store(kept);
+        TB most = TB.Max(TB.Max(TB.Load(row - 1), TB.Load(row + 1)), TB.Max(TB.Load(above), TB.Load(below)));
+        most = TB.Max(most, TB.Max(TB.Max(TB.Load(above - 1), TB.Load(above + 1)), TB.Max(TB.Load(below - 1), TB.Load(below + 1))));
+        TB.Keep(v, v, most).Store(kept);
     }
 }
 
@@ -219,27 +260,27 @@ internal readonly unsafe struct FastBands<TB, TCircle>(byte* keypoints, byte* gr
         {
             nint image = (nint)(unit / bands) * height * width;
             int top = unit % bands * bandRows, bottom = Math.Min(height, top + bandRows);
-            if (suppress) Suppressed(keypoints + image, gray + image, top, bottom, scratch + (nint)unit * 3 * Fast.RowBytes(width));
+            byte* rows = scratch + (nint)unit * Fast.BandBytes(width, TB.Count);
+            int* list = (int*)(rows + 3 * Fast.RowBytes(width));
+            if (suppress) Suppressed(keypoints + image, gray + image, top, bottom, rows, list);
             else
-                for (int y = top; y < bottom; y++) Values(keypoints + image + (nint)y * width, gray + image, y);
+                for (int y = top; y < bottom; y++) Values(keypoints + image + (nint)y * width, list, gray + image, y);
         }
     }
 
-    /// <summary>One row of values, zero where no circle fits; false when all are zero.</summary>
-    private bool Values(byte* row, byte* picture, int y)
+    /// <summary>One row of values, zero where no circle fits; how many vectors hold corners, listed.</summary>
+    private int Values(byte* row, int* corners, byte* picture, int y)
     {
-        int n = width - 2 * Fast.Border;
-        bool any = n >= TB.Count && y >= Fast.Border && y < height - Fast.Border;
-        if (any)
+        if (width - 2 * Fast.Border >= TB.Count && y >= Fast.Border && y < height - Fast.Border)
         {
-            any = Fast.Row<TB, TCircle>(row + Fast.Border, picture + (nint)y * width + Fast.Border, width, n, threshold);
             for (int x = 0; x < Fast.Border; x++) row[x] = row[width - 1 - x] = 0;
+            return Fast.Row<TB, TCircle>(row, corners, picture + (nint)y * width, width, threshold);
         }
-        else Unsafe.InitBlockUnaligned(row, 0, (uint)width);
-        return any;
+        Unsafe.InitBlockUnaligned(row, 0, (uint)width);
+        return 0;
     }
 
-    private void Suppressed(byte* kept, byte* picture, int top, int bottom, byte* rows)
+    private void Suppressed(byte* kept, byte* picture, int top, int bottom, byte* rows, int* list)
     {
         int bytes = Fast.RowBytes(width);
         for (int i = 0; i < 3; i++)
@@ -248,23 +289,23 @@ internal readonly unsafe struct FastBands<TB, TCircle>(byte* keypoints, byte* gr
             Unsafe.InitBlockUnaligned(rows + i * bytes + Fast.Pad + width, 0, (uint)(bytes - Fast.Pad - width));
         }
         byte* above = rows + Fast.Pad, row = above + bytes, below = row + bytes;
-        Values(above, picture, top - 1);
-        bool any = Values(row, picture, top);
+        int* corners = list, cornersBelow = (int*)((byte*)list + Fast.ListBytes(width, TB.Count));
+        Values(above, corners, picture, top - 1);
+        int count = Values(row, corners, picture, top);
         for (int y = top; y < bottom; y++)
         {
-            bool anyBelow = Values(below, picture, y + 1);
+            int countBelow = Values(below, cornersBelow, picture, y + 1);
             byte* line = kept + (nint)y * width;
-            if (any)
-            {
-                Fast.Suppress<TB>(line + Fast.Border, above + Fast.Border, row + Fast.Border, below + Fast.Border, width - 2 * Fast.Border);
-                for (int x = 0; x < Fast.Border; x++) line[x] = line[width - 1 - x] = 0;
-            }
-            else Unsafe.InitBlockUnaligned(line, 0, (uint)width);
-            byte* oldest = above;
+            Unsafe.InitBlockUnaligned(line, 0, (uint)width);
+            Fast.Suppress<TB>(line, above, row, below, corners, count);
+            byte* oldestRow = above;
             above = row;
             row = below;
-            below = oldest;
-            any = anyBelow;
+            below = oldestRow;
+            int* oldest = corners;
+            corners = cornersBelow;
+            cornersBelow = oldest;
+            count = countBelow;
         }
     }
 }

@@ -108,7 +108,7 @@ public sealed unsafe partial class CpuBackend
         where TB : struct, IByteLanes<TB> where TCircle : struct, Fast.ICircle
     {
         int count = gray.Shape.D0, height = gray.Shape.D1, width = gray.Shape.D2, bands = Rows.Chunks(height, BandRows);
-        byte* rows = suppress ? Scratch(ImageScratch, (long)count * bands * 3 * Fast.RowBytes(width)) : null;
+        byte* rows = Scratch(ImageScratch, (long)count * bands * Fast.BandBytes(width, TB.Count));
         _rows.For(count * bands, 1,
             new FastBands<TB, TCircle>(keypoints.U8, gray.U8, rows, height, width, BandRows, bands, threshold, suppress));
     }
@@ -199,31 +199,62 @@ public sealed unsafe partial class CpuBackend
 
     /// <inheritdoc/>
     public override void BoxDensity(Tensor density, Tensor marks, int cell)
-        => _rows.For(density.Shape.D0 * density.Shape.D1, 8, new BoxRows(density.F32, marks.U8, marks.Shape.D1, marks.Shape.D2,
-            density.Shape.D1, density.Shape.D2, cell));
-
-    /// <summary>Marks are bytes of 0 and 1, so eight of them are counted by one population count.</summary>
-    private readonly struct BoxRows(float* density, byte* marks, int height, int width, int rows, int cols, int cell) : IRowKernel
     {
+        int tasks = density.Shape.D0 * density.Shape.D1;
+        if (Level == SimdLevel.Vector512) _rows.For(tasks, 8, new BoxRows<Bytes64>(density.F32, marks.U8, marks.Shape, density.Shape, cell));
+        else if (Level == SimdLevel.Vector256) _rows.For(tasks, 8, new BoxRows<Bytes32>(density.F32, marks.U8, marks.Shape, density.Shape, cell));
+        else _rows.For(tasks, 8, new BoxRows<Bytes1>(density.F32, marks.U8, marks.Shape, density.Shape, cell));
+    }
+
+    /// <summary>
+    /// Cells whose side is a multiple of 8 are sums of columns of 8 bytes, which one instruction makes, over all rows of the cell; others
+    /// are counted one by one. Sums are whole numbers, so their order does not matter.
+    /// </summary>
+    private readonly struct BoxRows<TB>(float* density, byte* marks, Shape picture, Shape cells, int cell)
+        : IRowKernel where TB : struct, IByteLanes<TB>
+    {
+        private const int Columns = 512;   // bytes of a row that are summed at once: 64 sums of 8
+
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
+            int rows = cells.D1, cols = cells.D2, width = picture.D2;
+            ulong* sums = stackalloc ulong[Columns / 8];
+            int atOnce = cell % 8 == 0 && cell <= Columns ? Columns / cell : 1;   // cells
+            float area = (float)((long)cell * cell);
             for (int r = first; r < last; r++)
             {
-                byte* source = marks + ((nint)(r / rows) * height + (nint)(r % rows) * cell) * width;
-                for (int c = 0; c < cols; c++)
+                byte* source = marks + ((nint)(r / rows) * picture.D1 + (nint)(r % rows) * cell) * width;
+                float* to = density + (nint)r * cols;
+                for (int c = 0; c < cols; c += atOnce)
                 {
-                    int sum = 0;
-                    for (int y = 0; y < cell; y++)
+                    int n = Math.Min(atOnce, cols - c);
+                    byte* line = source + (nint)c * cell;
+                    if (cell % 8 != 0 || cell > Columns)
                     {
-                        byte* line = source + (nint)y * width + (nint)c * cell;
-                        int x = 0;
-                        for (; x <= cell - 8; x += 8) sum += BitOperations.PopCount(Unsafe.ReadUnaligned<ulong>(line + x));
-                        for (; x < cell; x++) sum += line[x];
+                        to[c] = Count(line, width) / area;
+                        continue;
                     }
-                    density[(nint)r * cols + c] = sum / (float)((long)cell * cell);
+                    int x = 0, bytes = n * cell;
+                    for (; x <= bytes - Math.Max(8, TB.Count); x += Math.Max(8, TB.Count)) TB.Eights(sums + x / 8, line + x, width, cell);
+                    for (; x < bytes; x += 8) Bytes1.Eights(sums + x / 8, line + x, width, cell);
+                    int eights = cell / 8;
+                    for (int k = 0; k < n; k++)
+                    {
+                        ulong sum = 0;
+                        for (int e = 0; e < eights; e++) sum += sums[k * eights + e];
+                        to[c + k] = (int)sum / area;
+                    }
                 }
             }
+        }
+
+        private int Count(byte* line, int width)
+        {
+            int sum = 0;
+            for (int y = 0; y < cell; y++, line += width)
+                for (int x = 0; x < cell; x++) sum += line[x];
+            return sum;
         }
     }
 
