@@ -7,7 +7,7 @@ namespace MimEngine.Bench;
 
 /// <summary>
 /// <c>fast [picture.pgm [list.txt]]</c>: FAST 9_16 with suppression on one thread. Without a picture, block noise of 1920 × 1080.
-/// <c>bench/opencv_fast.py</c> runs it beside OpenCV and compares the keypoints.
+/// <c>bench/opencv_fast.py</c> runs it beside OpenCV and compares the keypoints. The last lines are the mean of marks in 8 × 8 cells.
 /// </summary>
 internal static class FastBench
 {
@@ -24,6 +24,7 @@ internal static class FastBench
             gray.CopyTo(input.Host<byte>());
             Time(backend, output, input, FastType.Type9_16, false, level == SimdLevel.Scalar ? Rounds / 20 : Rounds);
             Time(backend, output, input, FastType.Type9_16, true, level == SimdLevel.Scalar ? Rounds / 20 : Rounds);
+            Density(backend, input);
             if (args.Length > 1 && level == Simd.Best) WriteLists(backend, output, input, args[1]);
         }
         return 0;
@@ -41,6 +42,23 @@ internal static class FastBench
         Array.Sort(ms);
         int count = input.Host<byte>().Length - output.Host<byte>().Count((byte)0);
         Console.WriteLine($"{backend.Level,-9} {(suppress ? "suppressed" : "raw"),-10} best {ms[0]:F3} ms  median {ms[rounds / 2]:F3} ms  {count} keypoints");
+    }
+
+    private static void Density(CpuBackend backend, Tensor gray)
+    {
+        (int height, int width) = (gray.Shape.D1, gray.Shape.D2);
+        var cells = new Shape(1, height / 8, width / 8);
+        using Storage marked = backend.Allocate(gray.Count), mean = backend.Allocate(4 * cells.Count);
+        Tensor marks = gray with { Storage = marked }, density = new(mean, 0, cells, DType.F32);
+        for (int i = 0; i < gray.Count; i++) marks.Host<byte>()[i] = (byte)(gray.Host<byte>()[i] & 1);
+        double best = double.MaxValue;
+        for (int i = 0; i < Rounds; i++)
+        {
+            long start = Stopwatch.GetTimestamp();
+            backend.BoxDensity(density, marks, 8);
+            best = Math.Min(best, Stopwatch.GetElapsedTime(start).TotalMicroseconds);
+        }
+        Console.WriteLine($"{backend.Level,-9} density 8x8 best {best:F1} us");
     }
 
     private static void WriteLists(CpuBackend backend, Tensor output, Tensor input, string path)

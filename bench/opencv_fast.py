@@ -4,6 +4,8 @@
     dotnet build -c Release bench
     python3 bench/opencv_fast.py [picture.png ...]
 
+The last line is the other half of KAMIM's weighting: means of cells.
+
 Needs python3-opencv and numpy for the comparison only; MimEngine uses neither.
 """
 import glob
@@ -59,6 +61,21 @@ def opencv_ms(picture, suppress, rounds=40):
     return min(times), float(np.median(times)), len(found)
 
 
+def opencv_density_us(picture):
+    """Means of 8 x 8 cells of 0/1 marks: the box filter that is then read at every eighth pixel, and the resize that makes cells only."""
+    marks = picture & 1
+    cells = (picture.shape[1] // 8, picture.shape[0] // 8)
+    best = []
+    for work in (lambda: cv2.boxFilter(marks, cv2.CV_32F, (8, 8)), lambda: cv2.resize(marks, cells, interpolation=cv2.INTER_AREA)):
+        times = []
+        for _ in range(100):
+            start = time.perf_counter()
+            work()
+            times.append((time.perf_counter() - start) * 1e6)
+        best.append(min(times))
+    return best
+
+
 def opencv_lists(picture):
     found = set()
     for name, kind in TYPES.items():
@@ -80,6 +97,7 @@ def main():
         pictures[os.path.basename(path)] = cv2.resize(cv2.imread(path, cv2.IMREAD_GRAYSCALE), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     print(f"OpenCV {cv2.__version__}, {WIDTH} x {HEIGHT}, threshold 10, one thread each, best and median of {ROUNDS} interleaved rounds")
     print(f"{'picture':<18}{'keypoints':>10}{'OpenCV ms':>20}{'MimEngine ms':>20}{'ratio':>8}  {'raw':>6}  same keypoints")
+    density = []
     with tempfile.TemporaryDirectory() as folder:
         pgm, listed = os.path.join(folder, "picture.pgm"), os.path.join(folder, "list.txt")
         for name, picture in pictures.items():
@@ -96,8 +114,12 @@ def main():
                 kind, suppress, x, y, response = line.split()
                 mine.add((kind, suppress == "1", int(x), int(y), int(response) if suppress == "1" else 0))
             a, b = min(theirs), min(ours)
+            density.append((*opencv_density_us(picture), float(re.findall(r"density 8x8 best ([\d.]+) us", output)[-1])))
             print(f"{name:<18}{b[2]:>10}{a[0]:>11.2f}{a[1]:>9.2f}{b[0]:>11.3f}{b[1]:>9.3f}{a[0] / b[0]:>8.1f}{max(raw):>8.1f}  "
                   f"{'yes, all types' if mine == opencv_lists(picture) else 'NO'}")
+    box, area, own = (min(column) for column in zip(*density))
+    print(f"means of 8 x 8 cells: OpenCV's boxFilter {box:.0f} us, its resize by area (to bytes) {area:.0f} us, MimEngine {own:.0f} us: "
+          f"{box / own:.1f} and {area / own:.1f} times")
 
 
 main()

@@ -72,7 +72,7 @@ public sealed record MaskSheet(RgbImage Image, IReadOnlyList<MaskRow> Rows)
         tape.BeginNoGrad();
         Tensor u8 = tape.Keep(new Shape(count, 3, s, s), DType.U8);
         backend.Upload(u8, crops);
-        Tensor? weights = config.Terms[0].Weighting.Weights(tape, u8);
+        Tensor? weights = config.Terms[0].Weighting.Weights(tape, u8, config.Terms[0].Weighting.UploadMarks(tape, crops, s));
         (float[]?, int) result = weights is { } w ? (Transfer.Floats(backend, w), w.Shape.D2) : (null, 1);
         tape.EndNoGrad();
         tape.Reset();

@@ -84,7 +84,7 @@ public sealed class Reconstruction
         backend.Unpatchify(images, prediction.Data, model.Encoder.TokenPixels, order);
         float[] predicted = Transfer.Floats(backend, images);
         config.Terms[0].Target.ToPixels(predicted, truth, s, model.Encoder.TokenPixels);
-        Tensor? weights = config.Terms[0].Weighting.Weights(tape, u8);
+        Tensor? weights = config.Terms[0].Weighting.Weights(tape, u8, config.Terms[0].Weighting.UploadMarks(tape, _crops, s));
         var result = (predicted, mask, weights is { } w ? Transfer.Floats(backend, w) : null,
             weights is { } v ? v.Shape.D2 : 0);
         tape.EndNoGrad();

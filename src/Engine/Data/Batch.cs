@@ -7,6 +7,7 @@ public sealed class Batch
     {
         (Views, Size, LocalViews, LocalSize) = (views.Count, views.Size, views.LocalCount, views.LocalSize);
         Pixels = GC.AllocateUninitializedArray<byte>(checked(capacity * (Views * CropBytes + LocalViews * LocalCropBytes)), pinned: true);
+        Marks = views.NewMarker() is null ? [] : GC.AllocateUninitializedArray<byte>(checked(capacity * Views * Size * Size), pinned: true);
         Labels = new int[capacity];
         Ids = new int[capacity];
     }
@@ -16,6 +17,9 @@ public sealed class Batch
     /// in the same order. Pinned. A short batch uses the beginning.
     /// </summary>
     public byte[] Pixels { get; }
+
+    /// <summary>(V·Count, S, S) u8 of 0 and 1: marks of the global crops, in their order; empty where nothing asked for them.</summary>
+    public byte[] Marks { get; }
 
     /// <summary>Labels by slot; −1 = none.</summary>
     public int[] Labels { get; }
@@ -43,6 +47,12 @@ public sealed class Batch
 
     /// <summary>The filled part of <see cref="Pixels"/>: all global crops, then all local ones.</summary>
     public ReadOnlySpan<byte> Filled => Pixels.AsSpan(0, Count * (Views * CropBytes + LocalViews * LocalCropBytes));
+
+    /// <summary>The filled part of <see cref="Marks"/>.</summary>
+    public ReadOnlySpan<byte> FilledMarks => Marks.AsSpan(0, Marks.Length == 0 ? 0 : Count * Views * Size * Size);
+
+    /// <summary>Where the marks of global crop number <paramref name="view"/> of a slot lie.</summary>
+    internal Span<byte> MarksOf(int view, int slot) => Marks.AsSpan((view * Count + slot) * Size * Size, Size * Size);
 
     /// <summary>(V·Count, 3, S, S).</summary>
     public ReadOnlySpan<byte> Globals => Pixels.AsSpan(0, Count * Views * CropBytes);

@@ -82,7 +82,8 @@ public sealed class Loader : IDisposable
         for (int i = 0; i < _threads.Length; i++)
         {
             IViewCutter cutter = config.Views.NewCutter();
-            _threads[i] = new Thread(() => Work(cutter)) { IsBackground = true, Name = $"mim loader {i}" };
+            CropMarker? marker = config.Views.NewMarker();
+            _threads[i] = new Thread(() => Work(cutter, marker)) { IsBackground = true, Name = $"mim loader {i}" };
             _threads[i].Start();
         }
     }
@@ -150,7 +151,7 @@ public sealed class Loader : IDisposable
 
     private bool Ready(Batch batch) => batch.Step == _nextOut && batch.Unfinished == 0;
 
-    private void Work(IViewCutter cutter)
+    private void Work(IViewCutter cutter, CropMarker? marker)
     {
         var picture = new RgbImage();
         while (Take(out Batch? batch, out int from, out int to))
@@ -159,7 +160,7 @@ public sealed class Loader : IDisposable
             {
                 try
                 {
-                    Fill(batch!, slot, picture, cutter);
+                    Fill(batch!, slot, picture, cutter, marker);
                 }
                 catch (Exception e)
                 {
@@ -206,7 +207,7 @@ public sealed class Loader : IDisposable
         batch.Error = null;
     }
 
-    private void Fill(Batch batch, int slot, RgbImage picture, IViewCutter cutter)
+    private void Fill(Batch batch, int slot, RgbImage picture, IViewCutter cutter, CropMarker? marker)
     {
         int position = (int)(batch.Step % StepsPerEpoch * _config.BatchSize) + slot;
         int index = _config.Order == LoaderOrder.InOrder ? position : _order.Sample(batch.Step / StepsPerEpoch, position);
@@ -218,6 +219,7 @@ public sealed class Loader : IDisposable
             ulong sample = (ulong)batch.Step * (ulong)_config.BatchSize + (ulong)slot;
             RngSequence random = new Rng(_config.Seed, RandomStream.Augment, sample * (ulong)_views + (ulong)view).Start();
             cutter.Cut(batch.Crop(view, slot), picture, view, ref random);
+            if (view < batch.Views) marker?.Paint(batch.MarksOf(view, slot), batch.Crop(view, slot), batch.Size);
         }
     }
 

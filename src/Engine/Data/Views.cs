@@ -21,6 +21,9 @@ public interface IViews
     /// <summary>Pixels of a local crop a side, s.</summary>
     int LocalSize => 0;
 
+    /// <summary>A marker of crops for one thread, where something needs marks of global crops from the host; else none.</summary>
+    CropMarker? NewMarker() => null;
+
     /// <summary>A cutter for one thread; it owns the scratch memory that cutting needs.</summary>
     IViewCutter NewCutter();
 }

@@ -9,12 +9,13 @@ namespace MimEngine.Engine.Experiments;
 public sealed class AugmentedViews : IViews
 {
     private readonly AugmentConfig _first, _other, _local;
+    private readonly PretrainConfig? _run;
 
     /// <summary>One crop of each picture.</summary>
     public AugmentedViews(AugmentConfig config, int pixels) : this(config, pixels, new ViewsConfig()) { }
 
     /// <summary>The crops of a pretraining run.</summary>
-    public AugmentedViews(PretrainConfig config) : this(config.Augment, config.Encoder.ImagePixels, config.Views) { }
+    public AugmentedViews(PretrainConfig config) : this(config.Augment, config.Encoder.ImagePixels, config.Views) => _run = config;
 
     private AugmentedViews(AugmentConfig first, int pixels, ViewsConfig views)
     {
@@ -27,6 +28,7 @@ public sealed class AugmentedViews : IViews
     public int Size { get; }
     public int LocalCount { get; }
     public int LocalSize { get; }
+    public CropMarker? NewMarker() => _run?.NewMarker();
     public IViewCutter NewCutter() => new Cutter(new Augmenter(_first), new Augmenter(_other), new Augmenter(_local), this);
 
     private sealed class Cutter(Augmenter first, Augmenter other, Augmenter local, AugmentedViews views) : IViewCutter

@@ -186,7 +186,7 @@ public sealed class PretrainRun : IDisposable
         for (int pass = 0; pass < passes; pass++)
         {
             Batch batch = loader.Next();
-            _pretrainer.Pass(batch.Filled, _step * passes + pass, firstPass: pass == 0);
+            _pretrainer.Pass(batch.Filled, _step * passes + pass, firstPass: pass == 0, batch.FilledMarks);
             loader.Return(batch);
         }
         _pretrainer.Update(rate);

@@ -78,7 +78,7 @@ public static class ProfileRun
             for (int pass = 0; pass < passes; pass++)
             {
                 Batch batch = loader.Next();
-                pretrainer.Pass(batch.Filled, update * passes + pass, firstPass: pass == 0);
+                pretrainer.Pass(batch.Filled, update * passes + pass, firstPass: pass == 0, batch.FilledMarks);
                 loader.Return(batch);
             }
             pretrainer.Update(1e-6);

@@ -15,6 +15,7 @@ internal sealed class ScaleSpace
     private readonly float[][] _blurred = [[], [], [], [], [], []];
     private readonly float[][] _kernels = new float[Layers + 3][];
     private readonly float[] _firstKernel = Kernel(Math.Sqrt(Sigma * Sigma - 4 * CameraSigma * CameraSigma));
+    private readonly int _longest;
     private float[] _rows = [], _line = [];
 
     public ScaleSpace()
@@ -22,6 +23,7 @@ internal sealed class ScaleSpace
         // Layer i adds what is missing from 1.6·2^((i − 1)/3) to 1.6·2^(i/3).
         for (int i = 1; i < _kernels.Length; i++)
             _kernels[i] = Kernel(Sigma * Math.Sqrt(Math.Pow(2, 2.0 * i / Layers) - Math.Pow(2, 2.0 * (i - 1) / Layers)));
+        _longest = _kernels.Skip(1).Append(_firstKernel).Max(k => k.Length);
     }
 
     public int Height { get; private set; }
@@ -72,8 +74,7 @@ internal sealed class ScaleSpace
             for (int i = 0; i < Differences.Length; i++) Differences[i] = new float[n];
             _rows = new float[n];
         }
-        int line = Width + _kernels.Max(k => k?.Length ?? 0);
-        if (_line.Length < line) _line = new float[line];
+        if (_line.Length < Width + _longest) _line = new float[Width + _longest];
     }
 
     private void Fill()

@@ -68,6 +68,12 @@ public sealed record OptimConfig
     /// <summary>Bound of the gradient's global norm; 0 = no clipping.</summary>
     public float ClipNorm { get; init; } = 1f;
 
+    /// <summary>
+    /// Under accumulation, also clip the gradient summed so far after every pass, as SimMIM's released code does (SPEC B.5, a quirk). Off in
+    /// every recipe, SimMIM's too: it makes the result depend on how an update is cut into passes.
+    /// </summary>
+    public bool ClipEachPass { get; init; }
+
     /// <summary>Clip each parameter by its own norm instead.</summary>
     public bool ClipEachParameter { get; init; }
 

@@ -101,5 +101,24 @@ public sealed class Optimizer : IDisposable
         }
     }
 
+    /// <summary>Scales the gradient to the clipping norm where it is longer, in place: between the passes of an update.</summary>
+    public void ClipGradient()
+    {
+        int active = 0;
+        for (int i = 0; i < _params.Params.Count; i++)
+            if (_params.Params[i] is { Written: true } p)
+                _segments[active++] = new UpdateSegment(_params.Offset(p), (int)p.DeclaredShape.Count, 0f, 0f, 0, Trust: false);
+        if (active == 0) return;
+        Tensor norms = _norms.Slice(0, active), scales = _scales.Slice(0, active);
+        _backend.SquaredNorms(norms, _params.Gradient, _segments.AsSpan(0, active));
+        _backend.ClipScales(scales, GradientNorm, norms, _config.ClipNorm, perSegment: false);
+        Span<byte> bytes = stackalloc byte[sizeof(double)];
+        int size = _backend.Real.Size();
+        _backend.Download(bytes[..size], scales.Slice(0, 1));
+        float scale = size == sizeof(double) ? (float)BitConverter.ToDouble(bytes) : BitConverter.ToSingle(bytes);
+        // Not "< 1": a norm that is not a number must reach the update and be reported there.
+        if (scale != 1f) _backend.AddScaled(_params.Gradient, _params.Gradient, scale, 0f);
+    }
+
     public void Dispose() => _storage.Dispose();
 }

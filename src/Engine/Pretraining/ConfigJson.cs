@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
+using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Pretraining;
 
@@ -173,8 +174,21 @@ public static class ConfigJson
         string what = e.Message;
         int cut = what.IndexOf(" Path:", StringComparison.Ordinal);
         if (cut > 0) what = what[..cut];
+        const string Misfit = "The JSON value could not be converted to ";
+        if (what.StartsWith(Misfit, StringComparison.Ordinal)) what = Wanted(what[Misfit.Length..].TrimEnd('.')) ?? what;
         string where = e.Path is { Length: > 1 } path ? $" at {path.TrimStart('$', '.')}" : "";
         string line = e.LineNumber is { } n && source.EndsWith(".json", StringComparison.Ordinal) ? $", line {n + 1}" : "";
         return new ConfigException($"{source}{where}{line}: {what}", e);
     }
+
+    /// <summary>What a setting of that type takes, for people; none where the type says nothing to them.</summary>
+    private static string? Wanted(string type) => type switch
+    {
+        "System.Boolean" => "true or false is expected.",
+        "System.Int32" or "System.Int64" or "System.UInt64" => "a whole number is expected.",
+        "System.Single" or "System.Double" => "a number is expected.",
+        _ when (typeof(ConfigJson).Assembly.GetType(type) ?? typeof(Tensor).Assembly.GetType(type)) is { IsEnum: true } choices
+            => $"known are {string.Join(", ", Enum.GetNames(choices).Select(JsonNamingPolicy.KebabCaseLower.ConvertName))}.",
+        _ => null,
+    };
 }

@@ -67,7 +67,7 @@ public sealed record MemoryPlan
     {
         int s = config.Encoder.ImagePixels;
         byte[] pixels = new byte[config.Run.Batch * 3 * s * s];
-        pretrainer.Pass(pixels, 0, firstPass: true);
+        pretrainer.Pass(pixels, 0, firstPass: true, new byte[config.Run.Batch * s * s]);
         pretrainer.Update(0);
     }
 }

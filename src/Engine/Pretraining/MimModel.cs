@@ -29,11 +29,13 @@ public sealed class MimModel : IDisposable
     /// <summary>One term's loss, (1), times its scale and <paramref name="scale"/>.</summary>
     /// <param name="crops">(B, 3, S, S) U8: what weightings look at.</param>
     /// <param name="images">(B, 3, S, S) normalised: what targets look at.</param>
-    public Value Loss(Tape t, EncodedTokens tokens, int term, Tensor crops, Tensor images, Tensor hidden, float scale)
+    /// <param name="marks">(B, S, S) U8, where the weighting marks crops on the host.</param>
+    public Value Loss(Tape t, EncodedTokens tokens, int term, Tensor crops, Tensor images, Tensor hidden, float scale,
+        Tensor? marks = null)
     {
         Term spec = _config.Terms[term];
         (Value prediction, PixelOrder order) = Predict(t, tokens, term);
-        Tensor? weights = spec.Weighting.Weights(t, crops);
+        Tensor? weights = spec.Weighting.Weights(t, crops, marks);
         var inputs = new TermInputs(images, hidden, weights, Encoder.TokenPixels, order, spec.Scale * scale);
         return spec.Target.Loss(t, prediction, inputs);
     }

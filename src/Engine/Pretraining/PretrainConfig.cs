@@ -85,6 +85,9 @@ public sealed record PretrainConfig
     public PretrainConfig WithWeighting(string term, Weighting weighting)
         => this with { Terms = [.. Terms.Select(t => t.Name == term ? t with { Weighting = weighting } : t)] };
 
+    /// <summary>What marks crops on the host for the weighting that needs it; none where none does. One for each thread.</summary>
+    public CropMarker? NewMarker() => Array.Find(Terms, t => t.Weighting.NewMarker() is not null)?.Weighting.NewMarker();
+
     /// <summary>Peak, warm-up and minimum rates as this batch scales them.</summary>
     public RateSpan Rates(int batchesPerEpoch)
     {
@@ -134,6 +137,10 @@ public sealed record PretrainConfig
             t.Head.Validate(e);
             Require(float.IsFinite(t.Scale), $"terms.scale is {t.Scale}; it must be a finite number.");
         }
+        Require(Terms.Where(t => t.Weighting.NewMarker() is not null).Select(t => t.Weighting).Distinct().Count() <= 1,
+            "terms have different weightings by orb or sift keypoints; a run marks its crops once, so they must be the same.");
+        Require(!Optim.ClipEachPass || !Optim.ClipEachParameter,
+            "optim.clipEachPass and optim.clipEachParameter are both on; passes are clipped by the global norm: switch one off.");
         Require(Run.Batch > 0, $"run.batch is {Run.Batch}; it must be positive.");
         Require(Run.Accumulate > 0, $"run.accumulate is {Run.Accumulate}; 1 means no accumulation.");
         Require(Run.Epochs > 0 || Run.Steps > 0, $"run.epochs is {Run.Epochs} and run.steps is {Run.Steps}; one must be positive.");

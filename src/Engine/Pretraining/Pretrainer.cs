@@ -1,4 +1,5 @@
 using MimEngine.Engine.Autograd;
+using MimEngine.Engine.Imaging;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Optim;
 using MimEngine.Kernels;
@@ -24,6 +25,8 @@ public sealed class Pretrainer : IDisposable
     private readonly byte[] _hidden;
     private readonly float[] _dropScales;
     private readonly int _visible;
+    private readonly CropMarker? _marker;
+    private byte[] _marks = [];
     private long _summed;
     private bool _warm;
 
@@ -42,6 +45,7 @@ public sealed class Pretrainer : IDisposable
         _hidden = new byte[config.Run.Batch * Model.Encoder.Grid * Model.Encoder.Grid];
         _visible = config.Masking.Visible(Model.Encoder.Grid, Model.Encoder.TokenPixels);
         _dropScales = new float[Model.Encoder.DropRows * config.Run.Batch];
+        _marker = config.NewMarker();
     }
 
     public MimModel Model { get; }
@@ -54,19 +58,22 @@ public sealed class Pretrainer : IDisposable
     /// <param name="pixels">(B, 3, S, S) U8 crops, planar.</param>
     /// <param name="batchNumber">Number of this batch since the run's beginning: update · Accumulate + pass. Names its random numbers.</param>
     /// <param name="firstPass">Gradients are overwritten instead of added to.</param>
-    public void Pass(ReadOnlySpan<byte> pixels, long batchNumber, bool firstPass)
+    /// <param name="marks">(B, S, S) U8 where a weighting marks crops on the host; none = this call marks them, on its own thread.</param>
+    public void Pass(ReadOnlySpan<byte> pixels, long batchNumber, bool firstPass, ReadOnlySpan<byte> marks = default)
     {
         int b = _config.Run.Batch, s = _config.Encoder.ImagePixels;
         if (firstPass) Model.Params.BeginUpdate();
+        else if (_config.Optim.ClipEachPass) Optimizer.ClipGradient();
         var shape = new Shape(b, 3, s, s);
         Tensor crops = _tape.Keep(shape, DType.U8), images = _tape.Keep(shape);
         _backend.Upload(crops, pixels);
         _backend.NormalizeImages(images, crops, Normalization.Mean, Normalization.Std);
+        Tensor? marked = Marks(pixels, marks);
         Tensor hidden = DrawMasks(batchNumber);
         EncodedTokens tokens = Model.Encoder.Encode(_tape, images, new EncodeRequest(hidden, DrawDropScales(batchNumber), Visible: _visible));
         for (int term = 0; term < _config.Terms.Length; term++)
         {
-            Value loss = Model.Loss(_tape, tokens, term, crops, images, hidden, 1f / _config.Run.Accumulate);
+            Value loss = Model.Loss(_tape, tokens, term, crops, images, hidden, 1f / _config.Run.Accumulate, marked);
             _backend.AddScaled(_lossSums.Slice(term, 1), loss.Data, 1f, 1f);
         }
         _tape.Backward();
@@ -121,6 +128,21 @@ public sealed class Pretrainer : IDisposable
         Optimizer.Dispose();
         Arena.Dispose();
         _sumStorage.Dispose();
+    }
+
+    private Tensor? Marks(ReadOnlySpan<byte> pixels, ReadOnlySpan<byte> marks)
+    {
+        if (_marker is null) return null;
+        int b = _config.Run.Batch, s = _config.Encoder.ImagePixels, plane = s * s;
+        if (marks.IsEmpty)
+        {
+            if (_marks.Length == 0) _marks = new byte[b * plane];
+            for (int i = 0; i < b; i++) _marker.Paint(_marks.AsSpan(i * plane, plane), pixels.Slice(3 * i * plane, 3 * plane), s);
+            marks = _marks;
+        }
+        Tensor device = _tape.Keep(new Shape(b, s, s), DType.U8);
+        _backend.Upload(device, marks);
+        return device;
     }
 
     /// <summary>(B, L) U8 on the device, drawn on the host: one name a crop, so masks depend on nothing but seed and place in the run.</summary>

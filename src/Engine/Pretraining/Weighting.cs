@@ -1,5 +1,6 @@
 using System.Text.Json.Serialization;
 using MimEngine.Engine.Autograd;
+using MimEngine.Engine.Imaging;
 using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Pretraining;
@@ -11,7 +12,24 @@ namespace MimEngine.Engine.Pretraining;
 public abstract record Weighting
 {
     /// <summary>(B, S/w, S/w) weights of (B, 3, S, S) U8 crops, or none for 1 everywhere. Lives until the step's end.</summary>
-    public abstract Tensor? Weights(Tape t, Tensor crops);
+    /// <param name="marks">(B, S, S) U8 from <see cref="NewMarker"/>, where there is one.</param>
+    public abstract Tensor? Weights(Tape t, Tensor crops, Tensor? marks);
+
+    /// <summary>What marks crops on the host, one for each thread, for weightings that no device kernel serves; else none.</summary>
+    public virtual CropMarker? NewMarker() => null;
+
+    /// <summary>(B, S, S) marks of crops in host memory, uploaded, where this weighting needs them. Allocates: for pictures, not for steps.</summary>
+    /// <param name="crops">(B, 3, S, S) planar.</param>
+    public Tensor? UploadMarks(Tape t, ReadOnlySpan<byte> crops, int side)
+    {
+        if (NewMarker() is not { } marker) return null;
+        int plane = side * side, count = crops.Length / (3 * plane);
+        byte[] host = new byte[count * plane];
+        for (int i = 0; i < count; i++) marker.Paint(host.AsSpan(i * plane, plane), crops.Slice(3 * i * plane, 3 * plane), side);
+        Tensor marks = t.Keep(new Shape(count, side, side), DType.U8);
+        t.Backend.Upload(marks, host);
+        return marks;
+    }
 
     /// <exception cref="ConfigException">One sentence.</exception>
     public virtual void Validate(int imagePixels) { }
@@ -21,7 +39,7 @@ public abstract record Weighting
 public sealed record UniformWeighting : Weighting
 {
     /// <inheritdoc/>
-    public override Tensor? Weights(Tape t, Tensor crops) => null;
+    public override Tensor? Weights(Tape t, Tensor crops, Tensor? marks) => null;
 }
 
 /// <summary>Whose luma weights turn a crop grey before detection.</summary>
@@ -34,9 +52,22 @@ public enum LumaRule : byte
     Rgb,
 }
 
+/// <summary>What finds the keypoints.</summary>
+public enum KeypointKind : byte
+{
+    /// <summary>FAST, on the device: the published setting.</summary>
+    Fast,
+
+    /// <summary>ORB's corners on a pyramid, on the host beside decoding (SPEC A.3.3).</summary>
+    Orb,
+
+    /// <summary>SIFT's extrema in scale space, on the host beside decoding (SPEC A.3.3).</summary>
+    Sift,
+}
+
 /// <summary>
-/// KAMIM (Krishna and Subramanyam 2024): exp(density/T) over its minimum in the picture, density of FAST keypoint marks in square cells
-/// (SPEC A.3–A.5). The cell is not the patch: the loss reads weights by pixel.
+/// KAMIM (Krishna and Subramanyam 2024): exp(density/T) over its minimum in the picture, density of keypoint marks in square cells
+/// (SPEC A.3–A.5). ORB and SIFT are the paper's ablation, with settings of their own. The cell is not the patch: the loss reads weights by pixel.
 /// </summary>
 public sealed record KeypointDensity : Weighting
 {
@@ -49,35 +80,56 @@ public sealed record KeypointDensity : Weighting
     /// <summary>Ring = the released code; Point = the paper's words.</summary>
     public Mark Mark { get; init; } = Mark.Ring;
 
+    public KeypointKind Detector { get; init; } = KeypointKind.Fast;
+
+    /// <summary>FAST's circle.</summary>
     public FastType Type { get; init; } = FastType.Type9_16;
 
-    /// <summary>Grey levels that a circle pixel must differ by.</summary>
+    /// <summary>FAST: grey levels that a circle pixel must differ by.</summary>
     public int Threshold { get; init; } = 10;
 
-    /// <summary>Keep local maxima only.</summary>
+    /// <summary>FAST: keep local maxima only.</summary>
     public bool Suppress { get; init; } = true;
 
     public LumaRule Luma { get; init; } = LumaRule.KamimCompat;
 
     /// <inheritdoc/>
-    public override Tensor? Weights(Tape t, Tensor crops)
+    public override Tensor? Weights(Tape t, Tensor crops, Tensor? marks)
     {
         (int b, int h, int w) = (crops.Shape.D0, crops.Shape.D2, crops.Shape.D3);
-        var map = new Shape(b, h, w);
-        Backend backend = t.Backend;
-        Tensor weights = t.Keep(new Shape(b, h / CellPixels, w / CellPixels));
-        Tensor gray = t.Scratch(map, DType.U8), keypoints = t.Scratch(map, DType.U8), marks = t.Scratch(map, DType.U8);
-        Tensor density = t.Scratch(weights.Shape);
-        backend.Luma(gray, crops, Luma == LumaRule.KamimCompat ? LumaWeights.KamimCompat : LumaWeights.Rgb);
-        backend.FastKeypoints(keypoints, gray, Threshold, Type, Suppress);
-        backend.MarkKeypoints(marks, keypoints, Mark);
-        backend.BoxDensity(density, marks, CellPixels);
-        backend.KeypointWeights(weights, density, Temperature);
-        t.Done(gray);
-        t.Done(keypoints);
-        t.Done(marks);
+        Tensor weights = t.Keep(new Shape(b, h / CellPixels, w / CellPixels)), density = t.Scratch(weights.Shape);
+        if (Detector != KeypointKind.Fast)
+            Weigh(t, weights, density, marks ?? throw new InvalidOperationException($"KeypointDensity: {Detector} marks crops on the host; none came."));
+        else
+        {
+            var map = new Shape(b, h, w);
+            Tensor gray = t.Scratch(map, DType.U8), keypoints = t.Scratch(map, DType.U8), rings = t.Scratch(map, DType.U8);
+            t.Backend.Luma(gray, crops, Coefficients);
+            t.Backend.FastKeypoints(keypoints, gray, Threshold, Type, Suppress);
+            t.Backend.MarkKeypoints(rings, keypoints, Mark);
+            Weigh(t, weights, density, rings);
+            t.Done(gray);
+            t.Done(keypoints);
+            t.Done(rings);
+        }
         t.Done(density);
         return weights;
+    }
+
+    /// <inheritdoc/>
+    public override CropMarker? NewMarker() => Detector switch
+    {
+        KeypointKind.Orb => new CropMarker(new OrbDetector(), Coefficients, Mark),
+        KeypointKind.Sift => new CropMarker(new SiftDetector(), Coefficients, Mark),
+        _ => null,
+    };
+
+    private LumaWeights Coefficients => Luma == LumaRule.KamimCompat ? LumaWeights.KamimCompat : LumaWeights.Rgb;
+
+    private void Weigh(Tape t, Tensor weights, Tensor density, Tensor marks)
+    {
+        t.Backend.BoxDensity(density, marks, CellPixels);
+        t.Backend.KeypointWeights(weights, density, Temperature);
     }
 
     /// <inheritdoc/>
