@@ -46,6 +46,22 @@ internal static class Examples
             "  mim probe --run runs/photos --data photos/ --probe kamim-lp",
             "",
         ],
+        "finetune" =>
+        [
+            "Presets:",
+            "  small-ft    thousands of small pictures, minutes of a CPU: mild crops, label smoothing, layer decay",
+            "  mae-ft      MAE's recipe: RandAugment, erasing, Mixup, CutMix, layer decay, 100 epochs of 1,024 pictures an update",
+            "  simmim-ft   SimMIM's: the same, cosine from the start, clipped at 5, 2,048 pictures an update",
+            "  kamim-ft    KAMIM's: TrivialAugment, Mixup or CutMix, one rate for all layers, decay on everything",
+            "",
+            "Examples:",
+            "  mim finetune --run runs/kamim-001 --beside-untrained  what pretraining was worth, on the embedded pictures",
+            "  mim finetune --run runs/photos --data photos/ --epochs 20 --batch 64 --out runs/photos-ft",
+            "  mim finetune --run runs/mae-base --data photos/ --preset mae-ft --pixels 384",
+            "  mim finetune --run runs/photos --data photos/ --set pooling=cls --set encoder.finalNorm=true --set ema=0.9999",
+            "  mim finetune --resume runs/photos-ft                  continue after Ctrl+C, to the same bits",
+            "",
+        ],
         "import" =>
         [
             "Examples:",

@@ -63,6 +63,7 @@ public static class Program
         {
             PretrainCommand.Build(terminal),
             ProbeCommand.Build(terminal),
+            FinetuneCommand.Build(terminal),
             AnalyzeCommand.Build(terminal),
             ImportCommand.Build(terminal),
             ExportCommand.Build(terminal),

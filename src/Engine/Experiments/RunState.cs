@@ -1,5 +1,5 @@
 using MimEngine.Engine.Autograd;
-using MimEngine.Engine.Pretraining;
+using MimEngine.Engine.Optim;
 using MimEngine.Engine.Runs;
 using MimEngine.Kernels;
 
@@ -7,9 +7,9 @@ namespace MimEngine.Engine.Experiments;
 
 /// <summary>
 /// All that a run must remember besides its configuration and step: parameters ("params/…"), the optimiser's moments ("adam.m/…",
-/// "adam.v/…") and how often each parameter was updated ("steps").
+/// "adam.v/…"), how often each parameter was updated ("steps"), and an average of the parameters where there is one ("average/…").
 /// </summary>
-internal sealed class RunState(Backend backend, Pretrainer pretrainer)
+internal sealed class RunState(Backend backend, ParamSet parameters, Optimizer optimizer, ParamSet? average = null)
 {
     private const string StepsName = "steps";
 
@@ -18,9 +18,9 @@ internal sealed class RunState(Backend backend, Pretrainer pretrainer)
     {
         List<NamedTensor> tensors = [];
         foreach ((string prefix, Tensor slab) in Slabs())
-            foreach (Param p in pretrainer.Model.Params.Params)
+            foreach (Param p in parameters.Params)
                 tensors.Add(NamedTensor.From(prefix + p.Name, View(slab, p), backend));
-        int[] steps = pretrainer.Optimizer.StepCounts;
+        int[] steps = optimizer.StepCounts;
         tensors.Add(new NamedTensor(StepsName, "I32", [steps.Length], (offset, destination) =>
             System.Runtime.InteropServices.MemoryMarshal.AsBytes(steps.AsSpan()).Slice((int)offset, destination.Length).CopyTo(destination)));
         return tensors;
@@ -32,7 +32,7 @@ internal sealed class RunState(Backend backend, Pretrainer pretrainer)
     {
         int expected = 1;
         foreach ((string prefix, Tensor slab) in Slabs())
-            foreach (Param p in pretrainer.Model.Params.Params)
+            foreach (Param p in parameters.Params)
             {
                 string name = prefix + p.Name;
                 float[] values = file.Floats(name);
@@ -41,8 +41,9 @@ internal sealed class RunState(Backend backend, Pretrainer pretrainer)
                 Transfer.Upload(backend, View(slab, p), values);
                 expected++;
             }
-        pretrainer.Model.Params.RefreshOperands(backend);
-        int[] steps = file.Ints(StepsName), counts = pretrainer.Optimizer.StepCounts;
+        parameters.RefreshOperands(backend);
+        average?.RefreshOperands(backend);
+        int[] steps = file.Ints(StepsName), counts = optimizer.StepCounts;
         if (steps.Length != counts.Length || file.Entries.Count != expected)
             throw new WeightFileException($"{file.File}: it holds {file.Entries.Count} tensors, but this experiment has {expected}.");
         steps.CopyTo(counts, 0);
@@ -50,14 +51,15 @@ internal sealed class RunState(Backend backend, Pretrainer pretrainer)
 
     private IEnumerable<(string Prefix, Tensor Slab)> Slabs()
     {
-        yield return ("params/", pretrainer.Model.Params.Master);
-        yield return ("adam.m/", pretrainer.Optimizer.Moment1);
-        if (pretrainer.Optimizer.Moment2 is { } second) yield return ("adam.v/", second);
+        yield return ("params/", parameters.Master);
+        yield return ("adam.m/", optimizer.Moment1);
+        if (optimizer.Moment2 is { } second) yield return ("adam.v/", second);
+        if (average is not null) yield return ("average/", average.Master);
     }
 
     private Tensor View(Tensor slab, Param p) => slab with
     {
-        ByteOffset = slab.ByteOffset + pretrainer.Model.Params.Offset(p) * slab.DType.Size(),
+        ByteOffset = slab.ByteOffset + parameters.Offset(p) * slab.DType.Size(),
         Shape = p.DeclaredShape,
     };
 }

@@ -3,10 +3,11 @@ using MimEngine.Engine.Nn;
 using MimEngine.Engine.Pretraining;
 using MimEngine.Engine.Probing;
 using MimEngine.Engine.Runs;
+using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Experiments;
 
-/// <summary>A run on the disk, trained here or imported: its configuration and its newest checkpoint that verifies.</summary>
+/// <summary>A run on the disk, pretrained here, fine-tuned or imported: its configuration and its newest checkpoint that verifies.</summary>
 public sealed class TrainedRun : IDisposable
 {
     private const string WeightPrefix = "params/";
@@ -14,12 +15,26 @@ public sealed class TrainedRun : IDisposable
     private TrainedRun(string folder, Checkpoint checkpoint, IReadOnlyList<string> notes)
     {
         (Folder, Checkpoint, Notes) = (folder, checkpoint, notes);
-        string file = Path.Combine(folder, "config.json");
-        Config = ConfigJson.Read<PretrainConfig>(ReadText(file), file);
+        string file = Path.Combine(folder, "config.json"), json = ReadText(file);
+        if (FinetuneConfig.IsIn(json))
+        {
+            FinetuneConfig tuned = ConfigJson.Read<FinetuneConfig>(json, file);
+            tuned.Validate();
+            Config = new PretrainConfig { Recipe = "finetuned", Data = tuned.Data, Encoder = tuned.Encoder };
+            using var model = new FinetuneModel(tuned, classes: 2);
+            _heads = [.. model.Params.Params.Skip(model.EncoderParams).Select(p => p.Name)];
+            return;
+        }
+        Config = ConfigJson.Read<PretrainConfig>(json, file);
         Config.Validate();
+        _heads = HeadNames();
     }
 
+    private readonly HashSet<string> _heads;
+
     public string Folder { get; }
+
+    /// <summary>The run's configuration; of a fine-tuned one what concerns the encoder, as if it had been pretrained so.</summary>
     public PretrainConfig Config { get; }
     public Checkpoint Checkpoint { get; }
 
@@ -46,7 +61,7 @@ public sealed class TrainedRun : IDisposable
 
     /// <summary>Puts the checkpoint's encoder into another of the same architecture, all or nothing.</summary>
     /// <exception cref="WeightFileException">It does not fit.</exception>
-    public LoadReport LoadInto(FrozenEncoder encoder) => encoder.Load(Checkpoint.Tensors, WeightPrefix, HeadNames());
+    public LoadReport LoadInto(FrozenEncoder encoder) => encoder.Load(Checkpoint.Tensors, WeightPrefix, _heads);
 
     /// <summary>The encoder's parameters by name, each with its values.</summary>
     /// <exception cref="WeightFileException">One is missing or of another shape.</exception>
@@ -63,6 +78,15 @@ public sealed class TrainedRun : IDisposable
             values.Add(p.Name, Checkpoint.Tensors.Floats(entry.Name));
         }
         return values;
+    }
+
+    /// <summary>What the run's encoder started from, by name.</summary>
+    public Dictionary<string, float[]> UntrainedValues(Backend backend)
+    {
+        using var encoder = new Autograd.ParamSet();
+        _ = new VisionTransformer(encoder, Config.Encoder);
+        encoder.Allocate(backend, Config.Run.Seed, gradients: false);
+        return encoder.Params.ToDictionary(p => p.Name, p => Autograd.Transfer.Floats(backend, p.Data));
     }
 
     public void Dispose() => Checkpoint.Dispose();

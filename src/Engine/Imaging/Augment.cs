@@ -88,6 +88,9 @@ public sealed record AugmentConfig
     /// <summary>One transform of TrivialAugmentWide after the flips.</summary>
     public bool TrivialAugment { get; init; }
 
+    /// <summary>timm's RandAugment after the flips, or none.</summary>
+    public RandAugmentConfig? RandAugment { get; init; }
+
     /// <summary>Probability of blacking out a rectangle, last of all.</summary>
     public float RandomErasing { get; init; }
 
@@ -111,7 +114,7 @@ public sealed record AugmentConfig
             [("horizontalFlip", HorizontalFlip), ("verticalFlip", VerticalFlip), ("colorJitter", ColorJitter), ("grayscale", Grayscale),
             ("blur", Blur), ("solarize", Solarize), ("randomErasing", RandomErasing)])
             if (!(p is >= 0 and <= 1)) return $"{path}.{name} is {p}; it is a probability.";
-        return null;
+        return RandAugment?.Complaint($"{path}.randAugment");
     }
 }
 
@@ -123,6 +126,7 @@ public sealed class Augmenter(AugmentConfig config)
     private const float SolarizeFrom = 128;
     private readonly TrivialAugment _trivial = new();
     private readonly GaussianBlur _blur = new();
+    private readonly RandAugment? _policy = config.RandAugment is { } policy ? new RandAugment(policy) : null;
 
     /// <summary>
     /// One crop. Draws in the order of SPEC A.1 and E.2: (area, ratio, top, left) a try, vertical flip, horizontal flip, jitter, grey, blur,
@@ -139,6 +143,7 @@ public sealed class Augmenter(AugmentConfig config)
         if (Happens(config.Grayscale, ref random)) ColorJitter.Grayscale(planar);
         if (Happens(config.Blur, ref random)) _blur.Apply(planar, cropPixels, random.Uniform(config.BlurRadiusMin, config.BlurRadiusMax));
         if (Happens(config.Solarize, ref random)) PixelTransforms.Solarize(planar, SolarizeFrom);
+        _policy?.Apply(planar, cropPixels, ref random);
         if (config.TrivialAugment) _trivial.Apply(planar, cropPixels, ref random);
         if (Happens(config.RandomErasing, ref random)) RandomErasing.Apply(planar, cropPixels, ref random);
     }

@@ -16,9 +16,11 @@ public sealed class Optimizer : IDisposable
     private readonly Storage _storage;
     private readonly UpdateSegment[] _segments;
     private readonly Tensor _norms, _scales;
+    private readonly float[] _rateScales;
     private int _active;
 
-    public Optimizer(Backend backend, ParamSet parameters, OptimConfig config)
+    /// <param name="rateScale">Factor of a parameter's rate by its name: layer decay; none = 1.</param>
+    public Optimizer(Backend backend, ParamSet parameters, OptimConfig config, Func<string, float>? rateScale = null)
     {
         (_backend, _params, _config) = (backend, parameters, config);
         int moments = config.Kind == OptimizerKind.AdamW ? 2 : 1, size = backend.Real.Size();
@@ -33,6 +35,7 @@ public sealed class Optimizer : IDisposable
         GradientNorm = at(slab * moments + 2 * count, 1);
         StepCounts = new int[parameters.Params.Count];
         _segments = new UpdateSegment[count];
+        _rateScales = [.. parameters.Params.Select(p => rateScale?.Invoke(p.Name) ?? 1f)];
     }
 
     /// <summary>First moment (AdamW) or momentum buffer, (SlabElements).</summary>
@@ -76,7 +79,7 @@ public sealed class Optimizer : IDisposable
                 if (!p.Written) continue;
                 int length = (int)p.DeclaredShape.Count / rates.Length;
                 bool decays = Decays(_config.Decay, p.Name, p.DeclaredShape);
-                _segments[_active++] = new UpdateSegment(_params.Offset(p) + (long)part * length, length, (float)rates[part],
+                _segments[_active++] = new UpdateSegment(_params.Offset(p) + (long)part * length, length, (float)(rates[part] * _rateScales[i]),
                     decays ? _config.WeightDecay : 0f, StepCounts[i], Trust: p.DeclaredShape.Rank > 1);
             }
         ReadOnlySpan<UpdateSegment> segments = _segments.AsSpan(0, _active);

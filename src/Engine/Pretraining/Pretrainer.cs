@@ -169,12 +169,7 @@ public sealed class Pretrainer : IDisposable
     {
         int rows = Model.Encoder.DropRows, b = _config.Run.Batch;
         if (rows == 0) return null;
-        RngSequence rng = new Rng(_config.Run.Seed, RandomStream.DropPath, (ulong)batchNumber).Start();
-        for (int row = 0; row < rows; row++)
-        {
-            float p = Model.Encoder.DropProbability(row);
-            for (int i = 0; i < b; i++) _dropScales[row * b + i] = rng.Uniform() >= p ? 1f / (1f - p) : 0f;
-        }
+        StochasticDepth.Draw(_dropScales, Model.Encoder, b, new Rng(_config.Run.Seed, RandomStream.DropPath, (ulong)batchNumber));
         Tensor scales = _tape.Keep(new Shape(rows, b));
         Transfer.Upload(_backend, scales, _dropScales);
         return scales;

@@ -43,10 +43,8 @@ public sealed class Classifier : IDisposable
         if (part.Tokens > 1 && probes > 1) throw new ArgumentException("Learned aggregations cannot share one product.");
         (_backend, _config, _part, Classes, Probes) = (backend, config, part, classes, probes);
         int width = part.Width;
-        Init uniform = new Init.Uniform(1f / MathF.Sqrt(width));
         Params = new ParamSet(probes);
-        _head = Params.Linear("head", width, classes, config.Init == ClassifierInit.Mae ? new Init.TruncatedNormal(0.01f) : uniform,
-            biasInit: uniform);
+        _head = ClassHead.Declare(Params, width, classes, config.Init);
         if (part.Tokens > 1) _aggregator = new AbMilp(Params, config.AbMilp, width, grid, part.Tokens - grid * grid);
         Params.Allocate(backend, config.Seed);
         _optimizer = new Optimizer(backend, Params, config.Optim);

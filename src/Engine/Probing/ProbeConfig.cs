@@ -13,6 +13,9 @@ public enum ClassifierInit : byte
 
     /// <summary>PyTorch's default, weight and bias uniform ±1/√C: KAMIM's probe (SPEC A.9).</summary>
     PyTorch,
+
+    /// <summary>Weight normal 2e-5, bias 0: fine-tuning by MAE and SimMIM, whose logits start at almost nothing (SPEC B.5, C.4).</summary>
+    NearZero,
 }
 
 /// <summary>What is done to a whole training batch of pictures and labels.</summary>
