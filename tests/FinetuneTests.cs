@@ -155,7 +155,7 @@ public class FinetuneTests
     public void Every_layer_moves_at_its_own_rate()
     {
         FinetuneConfig config = Small() with { LayerDecay = 0.5f, Optim = new OptimConfig { Kind = OptimizerKind.Sgd, WeightDecay = 0, ClipNorm = 0, Momentum = 0 } };
-        using var tuner = new Finetuner(s_cpu, config, Classes, Finetuner.Planned(config, Classes), seed: 1);
+        using var tuner = new Finetuner(s_cpu, config, Classes, Finetuner.Planned(s_cpu, config, Classes), seed: 1);
         Dictionary<string, float[]> before = tuner.Model.Params.Params.ToDictionary(p => p.Name, p => Transfer.Floats(s_cpu, p.Data));
         tuner.Pass(StepTests.Pictures(1), Labels, 0, firstPass: true);
         tuner.Update(0.1);
@@ -173,7 +173,7 @@ public class FinetuneTests
     public void The_average_follows_the_weights_and_is_what_is_scored()
     {
         FinetuneConfig config = Small() with { Ema = 0.75f };
-        using var tuner = new Finetuner(s_cpu, config, Classes, Finetuner.Planned(config, Classes), seed: 1);
+        using var tuner = new Finetuner(s_cpu, config, Classes, Finetuner.Planned(s_cpu, config, Classes), seed: 1);
         tuner.BeginAverage();
         float[] average = Transfer.Floats(s_cpu, tuner.Model.Params.Master);
         for (int step = 0; step < 3; step++)
@@ -203,7 +203,7 @@ public class FinetuneTests
         };
         config = config with { Encoder = config.Encoder with { DropPath = 0.1f } };
         using var cpu = new CpuBackend(threads);
-        using var tuner = new Finetuner(cpu, config, Classes, Finetuner.Planned(config, Classes), seed: 1);
+        using var tuner = new Finetuner(cpu, config, Classes, Finetuner.Planned(cpu, config, Classes), seed: 1);
         byte[] pixels = StepTests.Pictures(1);
         int[] labels = Labels;
         float[] logits = new float[Batch * Classes];
@@ -224,7 +224,7 @@ public class FinetuneTests
     public void Sixteen_pictures_are_learned_by_heart()
     {
         FinetuneConfig config = Small();
-        using var tuner = new Finetuner(s_cpu, config, Classes, Finetuner.Planned(config, Classes), seed: 1);
+        using var tuner = new Finetuner(s_cpu, config, Classes, Finetuner.Planned(s_cpu, config, Classes), seed: 1);
         byte[] pixels = StepTests.Pictures(4);
         for (int i = 0; i < 60; i++)
         {

@@ -124,6 +124,6 @@ public static class DeviceCheck
     {
         (Checkpoint? newest, _) = Checkpoint.Latest(Path.Combine(run, "checkpoints"));
         using (newest ?? throw new RunException($"{run}: there is no checkpoint that verifies; check the experiment itself, without --run."))
-            new RunState(backend, pretrainer.Model.Params, pretrainer.Optimizer).Load(newest.Tensors);
+            new RunState(backend, pretrainer).Load(newest.Tensors);
     }
 }

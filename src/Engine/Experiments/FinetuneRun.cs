@@ -48,7 +48,7 @@ public sealed class FinetuneRun : IDisposable
                 + "use a smaller --batch.");
         _backend = Backend.Open(options.Device, options.Threads, _config.Loop.Precision);
         int classes = _train.Classes.Count;
-        _finetuner = new Finetuner(_backend, _config, classes, Finetuner.Planned(_config, classes), seed: null);
+        _finetuner = new Finetuner(_backend, _config, classes, Finetuner.Planned(_backend, _config, classes), seed: null);
         _state = new RunState(_backend, _finetuner.Model.Params, _finetuner.Optimizer, _finetuner.Average);
         if (options.Resume is null) _loaded = Start();   // before the folder: weights that do not fit leave none behind
         _folder = options.Resume is { } old ? RunDirectory.Resume(old)

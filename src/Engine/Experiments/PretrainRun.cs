@@ -97,7 +97,7 @@ public sealed class PretrainRun : IDisposable
         _backend = Backend.Open(options.Device, options.Threads, _config.Run.Precision);
         _plan = MemoryPlan.Of(_config, options.Device, options.Threads);
         _pretrainer = new Pretrainer(_backend, _config, _plan.ArenaBytes, initialise: options.Resume is null);
-        _state = new RunState(_backend, _pretrainer.Model.Params, _pretrainer.Optimizer);
+        _state = new RunState(_backend, _pretrainer);
         byte[] shown = FixedCrops();
         _reconstruction = new Reconstruction(_backend, _config, shown);
         _health = new Health(_backend, _config.Encoder, shown);

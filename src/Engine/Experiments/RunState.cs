@@ -1,5 +1,6 @@
 using MimEngine.Engine.Autograd;
 using MimEngine.Engine.Optim;
+using MimEngine.Engine.Pretraining;
 using MimEngine.Engine.Runs;
 using MimEngine.Kernels;
 
@@ -12,6 +13,8 @@ namespace MimEngine.Engine.Experiments;
 internal sealed class RunState(Backend backend, ParamSet parameters, Optimizer optimizer, ParamSet? average = null)
 {
     private const string StepsName = "steps";
+
+    public RunState(Backend backend, Pretrainer pretrainer) : this(backend, pretrainer.Model.Params, pretrainer.Optimizer) { }
 
     /// <summary>Everything to be saved.</summary>
     public IReadOnlyList<NamedTensor> Tensors()

@@ -117,6 +117,7 @@ public sealed class Finetuner : IDisposable
     /// <param name="crops">(count, 3, S, S) U8; count at most the batch.</param>
     public void Logits(Span<float> logits, ReadOnlySpan<byte> crops, int count)
     {
+        Average?.RefreshOperands(_backend);
         Tensor u8 = _scoring.Keep(Images, DType.U8), images = _scoring.Keep(Images);
         _backend.Upload(u8.Slice(0, count), crops);
         _backend.NormalizeImages(images, u8, Normalization.Mean, Normalization.Std);
@@ -128,9 +129,9 @@ public sealed class Finetuner : IDisposable
     }
 
     /// <summary>Bytes of activations that a step and a score of this configuration need.</summary>
-    public static long Planned(FinetuneConfig config, int classes)
+    public static long Planned(Backend backend, FinetuneConfig config, int classes)
     {
-        using var nothing = new NullBackend();
+        using var nothing = NullBackend.Like(backend);
         using var dry = new Finetuner(nothing, config, classes, 1L << 50, seed: null);
         int pixels = config.Encoder.ImagePixels;
         byte[] crops = new byte[checked(config.Loop.Batch * 3 * pixels * pixels)];
