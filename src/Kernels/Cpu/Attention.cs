@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
 
@@ -42,101 +43,128 @@ public sealed unsafe partial class CpuBackend
         public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
         {
             AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
-            Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardChunks<TV, TE>.Floats(cut));
-            rows.For(cut.Chunks, 1,
-                new AttentionForwardChunks<TV, TE>(cut, y.Raw, lse.F32, qkv.Raw, bias is { } given ? given.F32 : null, desks));
+            float* given = bias is { } b ? b.F32 : null;
+            if (on.PairsOf<TV>(qkv.DType, cut) is { } pairs)
+            {
+                Desks halves = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardPairs.Floats(cut, given != null));
+                rows.For(cut.Chunks, 1, new AttentionForwardPairs(cut, y.BF16, lse.F32, qkv.BF16, given, halves, pairs));
+                return;
+            }
+            Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardChunks<TV, TE>.Floats(cut, given != null));
+            rows.For(cut.Chunks, 1, new AttentionForwardChunks<TV, TE>(cut, y.Raw, lse.F32, qkv.Raw, given, desks, on.Emitted));
         }
     }
 
     /// <summary>One row is one chunk of the cut.</summary>
-    private readonly struct AttentionForwardChunks<TV, TE>(AttentionCut cut, void* y, float* lse, void* qkv, float* bias, Desks desks)
-        : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
+    private readonly struct AttentionForwardChunks<TV, TE>(AttentionCut cut, void* y, float* lse, void* qkv, float* bias, Desks desks,
+        TileRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
-        /// <summary>kᵀ, v, and a tile of q, scores and outputs.</summary>
-        public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats((long)cut.Depth * cut.KeyStride
-            + (long)cut.Tokens * cut.DepthStride + (long)cut.TileRows * (2 * cut.DepthStride + cut.KeyStride));
+        /// <summary>Zeros; k, v; a panel of qᵀ, of scores and of outputs; the head's bias transposed.</summary>
+        public static long Floats(in AttentionCut cut, bool biased) => AttentionCut.ChunkFloats(cut.Panel + 2L * cut.KeyRows * cut.DepthStride
+            + (long)cut.Panel * (cut.Depth + cut.KeyRows + cut.DepthStride) + (biased ? (long)cut.Tokens * cut.AllQueries : 0));
 
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width;
-            float* keys = desks.Take(out int desk), values = keys + (long)depth * cut.KeyStride;
-            float* queries = values + (long)tokens * cut.DepthStride, outputs = queries + (long)cut.TileRows * cut.DepthStride;
-            float* scores = outputs + (long)cut.TileRows * cut.DepthStride;
+            int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, panel = cut.Panel, stride = cut.DepthStride;
+            float* zeros = desks.Take(out int desk), keys = zeros + panel, values = keys + (nint)cut.KeyRows * stride;
+            float* across = values + (nint)cut.KeyRows * stride, scores = across + (nint)depth * panel;
+            float* outputs = scores + (nint)cut.KeyRows * panel, lines = outputs + (nint)panel * stride;
+            float* sums = stackalloc float[MicroKernels.Vectors * 16];
+            new Span<float>(zeros, panel).Clear();
+            var tiles = new AttentionTiles<TV>(cut, zeros, TV.Count == 16 ? emitted : null);
             int h = chunk / cut.Groups;
             (int from, int to) = cut.Group(chunk);
-            float* pad = stackalloc float[16];
-            HeadRows<TV>.Padding(pad, tokens);
+            if (bias != null) HeadRows<TV>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
-                HeadRows<TV>.Transpose<TE>(keys, cut.KeyStride, TE.At(q, width), row, tokens, depth);
-                HeadRows<TV>.Gather<TE>(values, cut.DepthStride, TE.At(q, 2 * width), row, tokens, depth, 1f);
-                for (int i = 0; i < tokens; i += cut.TileRows)
+                HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth, 1f);
+                HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth, 1f);
+                for (int i = 0; i < tokens; i += panel)
                 {
-                    int rows = Math.Min(cut.TileRows, tokens - i), padded = SixRows<TV>.Pad(rows);
-                    HeadRows<TV>.Gather<TE>(queries, cut.DepthStride, TE.At(q, (nint)i * row), row, rows, depth, cut.BinaryScale);
-                    SixRows<TV>.Multiply(scores, cut.KeyStride, queries, cut.DepthStride, 1, keys, cut.KeyStride, padded, cut.KeyVectors,
-                        depth, accumulate: false);
-                    long at = ((long)b * cut.Heads + h) * tokens + i;
-                    for (int r = 0; r < rows; r++)
+                    int queries = Math.Min(panel, tokens - i), vectors = (queries + TV.Count - 1) / TV.Count;
+                    HeadRows<TV>.Transpose<TE>(across, panel, TE.At(q, (nint)i * row), row, queries, depth);
+                    tiles.Along(scores, panel, keys, stride, across, cut.KeyRows, vectors, depth, accumulate: false);
+                    float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens + i;
+                    for (int v = 0; v < vectors; v++)
+                        Softmax<TV>(cut, scores + v * TV.Count, bias == null ? null : lines + i + v * TV.Count, sums + v * TV.Count, lseRows + v * TV.Count,
+                            queries - v * TV.Count);
+                    for (int g = 0; g < cut.DepthGroups; g++)
                     {
-                        float* line = bias == null ? null : bias + ((long)h * tokens + i + r) * tokens;
-                        lse[at + r] = Softmax(scores + (long)r * cut.KeyStride, line, TV.Load(pad), out float sum);
-                        // q is done with: 1/Σ waits in its place for the product with v.
-                        queries[(long)r * cut.DepthStride] = 1f / sum;
+                        (int at, int count) = cut.DepthGroup(g);
+                        tiles.Across(outputs + at * TV.Count, stride, scores, values + at * TV.Count, stride, queries, count, tokens);
                     }
-                    SixRows<TV>.Multiply(outputs, cut.DepthStride, scores, cut.KeyStride, 1, values, cut.DepthStride, padded,
-                        cut.DepthVectors, tokens, accumulate: false);
-                    for (int r = 0; r < rows; r++)
-                    {
-                        Lines<TV>.Scale<TE, F32Element>(TE.At(y, ((nint)b * tokens + i + r) * width + h * depth), outputs + (long)r * cut.DepthStride,
-                            queries[(long)r * cut.DepthStride], accumulate: false, depth);
-                    }
+                    for (int r = 0; r < queries; r++)
+                        Lines<TV>.Scale<TE, F32Element>(TE.At(y, ((nint)b * tokens + i + r) * width + h * depth), outputs + (nint)r * stride, sums[r],
+                            accumulate: false, depth);
                 }
             }
             desks.Leave(desk);
         }
-
-        /// <summary>A row of logits/ln 2 becomes exp(logit − max), not yet divided by its sum; returns ln Σ exp(logit).</summary>
-        private float Softmax(float* s, float* line, TV pad, out float sum)
-        {
-            int last = (cut.KeyVectors - 1) * TV.Count;
-            TV units = TV.All(AttentionCut.Log2E), tail = TV.Load(s + last) + pad;
-            if (line != null) tail = TV.MulAdd(units, Lines<TV>.Load(line + last, cut.Tokens - last), tail);
-            tail.Store(s + last);
-            TV largest = tail;
-            for (int j = 0; j < last; j += TV.Count)
-            {
-                TV v = TV.Load(s + j);
-                if (line != null)
-                {
-                    v = TV.MulAdd(units, TV.Load(line + j), v);
-                    v.Store(s + j);
-                }
-                largest = TV.Max(largest, v);
-            }
-            float max = largest.Largest();
-            TV m = TV.All(max), s0 = TV.Zero, s1 = TV.Zero;
-            int i = 0;
-            for (; i <= last - TV.Count; i += 2 * TV.Count)
-            {
-                TV a = VectorMath.Exp2(TV.Load(s + i) - m), b = VectorMath.Exp2(TV.Load(s + i + TV.Count) - m);
-                a.Store(s + i);
-                b.Store(s + i + TV.Count);
-                s0 += a;
-                s1 += b;
-            }
-            if (i <= last)
-            {
-                TV a = VectorMath.Exp2(TV.Load(s + i) - m);
-                a.Store(s + i);
-                s0 += a;
-            }
-            sum = (s0 + s1).Sum();
-            return max * AttentionCut.Ln2 + MathF.Log(sum);
-        }
     }
+
+    /// <summary>
+    /// One vector of queries, all keys: scores become exp(logit − max), not yet divided by their sum; 1/sum goes to <paramref name="inverse"/>,
+    /// ln Σ exp(logit) to the first <paramref name="queries"/> of <paramref name="lse"/>.
+    /// </summary>
+    /// <param name="line">The bias, transposed, or null.</param>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Softmax<TV>(in AttentionCut cut, float* scores, float* line, float* inverse, float* lse, int queries)
+        where TV : struct, ILanes<TV>
+    {
+        int n = cut.Tokens, panel = cut.Panel, all = cut.AllQueries;
+        TV scale = TV.All(cut.BinaryScale), units = TV.All(AttentionCut.Log2E);
+        TV m0 = TV.Load(scores), m1 = m0;
+        if (line != null)
+        {
+            for (int j = 0; j < n; j++)
+            {
+                TV x = TV.MulAdd(units, TV.Load(line + (nint)j * all), scale * TV.Load(scores + (nint)j * panel));
+                x.Store(scores + (nint)j * panel);
+                m0 = j == 0 ? x : TV.Max(m0, x);
+            }
+            scale = TV.All(1f);
+        }
+        else
+        {
+            int j = 1;
+            for (; j < n - 1; j += 2)
+            {
+                m0 = TV.Max(m0, TV.Load(scores + (nint)j * panel));
+                m1 = TV.Max(m1, TV.Load(scores + (nint)(j + 1) * panel));
+            }
+            if (j < n) m0 = TV.Max(m0, TV.Load(scores + (nint)j * panel));
+            m0 = scale * TV.Max(m0, m1);
+        }
+        TV low = TV.Zero - m0, s0 = TV.Zero, s1 = TV.Zero;
+        float* s = scores;
+        int k = 0;
+        for (; k < n - 1; k += 2, s += 2 * panel)
+        {
+            TV a = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s), low)), b = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s + panel), low));
+            a.Store(s);
+            b.Store(s + panel);
+            s0 += a;
+            s1 += b;
+        }
+        if (k < n)
+        {
+            TV a = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s), low));
+            a.Store(s);
+            s0 += a;
+        }
+        TV sum = s0 + s1;
+        (TV.All(1f) / sum).Store(inverse);
+        float* largest = stackalloc float[16], total = stackalloc float[16];
+        m0.Store(largest);
+        sum.Store(total);
+        for (int i = 0; i < Math.Min(queries, TV.Count); i++) lse[i] = largest[i] * AttentionCut.Ln2 + MathF.Log(total[i]);
+    }
+
+    /// <summary>The routines for attention in bfloat16 pairs: bfloat16 storage and products, whole pairs along the depth; else null.</summary>
+    private TileRoutines? PairsOf<TV>(DType dtype, in AttentionCut cut) where TV : struct, ILanes<TV>
+        => dtype == DType.BF16 && _bf16 != null && TV.Count == 16 && cut.Depth % 2 == 0 ? Bf16Routines.Of(Bf16Unit.Dot)?.Dots : null;
 
     public override void RelativePositionBiasForward(Tensor bias, Tensor table, int grid)
         => _rows.For(table.Shape.D1, 1, new RelativeBiasHeads(bias.F32, table.F32, null, accumulate: false, table.Shape.D1, grid));

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using MimEngine.Kernels.Cpu.Emitted;
 
 namespace MimEngine.Kernels.Cpu;
 
@@ -19,10 +20,21 @@ public sealed unsafe partial class CpuBackend
         {
             AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
             long square = (long)cut.Tokens * cut.Tokens;
-            Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionBackwardChunks<TV, TE>.Floats(cut));
             float* partial = dbias.Wanted ? (float*)on.Scratch(BiasSlot, cut.Chunks * square * sizeof(float)) : null;
-            rows.For(cut.Chunks, 1, new AttentionBackwardChunks<TV, TE>(cut, dqkv.Wanted ? dqkv.Into.Raw : null, dqkv.Accumulate, partial, dy.Raw,
-                y.Raw, lse.F32, qkv.Raw, bias is { } given ? given.F32 : null, desks));
+            float* given = bias is { } b ? b.F32 : null;
+            void* into = dqkv.Wanted ? dqkv.Into.Raw : null;
+            if (on.PairsOf<TV>(qkv.DType, cut) is { } pairs)
+            {
+                Desks halves = on.NewDesks(AttentionSlot, cut.Chunks, AttentionBackwardPairs.Floats(cut));
+                rows.For(cut.Chunks, 1, new AttentionBackwardPairs(cut, (ushort*)into, dqkv.Accumulate, partial, dy.BF16, y.BF16, lse.F32, qkv.BF16,
+                    given, halves, pairs));
+            }
+            else
+            {
+                Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionBackwardChunks<TV, TE>.Floats(cut));
+                rows.For(cut.Chunks, 1, new AttentionBackwardChunks<TV, TE>(cut, into, dqkv.Accumulate, partial, dy.Raw, y.Raw, lse.F32, qkv.Raw,
+                    given, desks, on.Emitted));
+            }
             if (!dbias.Wanted) return;
             rows.For(heads, 1, new BiasSumHeads<TV>(dbias.Into.F32, dbias.Accumulate, partial, cut.Groups, checked((int)square)));
         }
@@ -43,84 +55,85 @@ public sealed unsafe partial class CpuBackend
 
     /// <summary>One row is one chunk of the cut.</summary>
     private readonly struct AttentionBackwardChunks<TV, TE>(AttentionCut cut, void* dqkv, bool accumulate, float* dbias, void* dy, void* y,
-        float* lse, void* qkv, float* bias, Desks desks) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
+        float* lse, void* qkv, float* bias, Desks desks, TileRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
-        /// <summary>kᵀ, vᵀ; k, dk, dv; a tile of p and ds; a tile of q, dy, dq, and of δ.</summary>
-        public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats(2L * cut.Depth * cut.KeyStride
-            + 3L * SixRows<TV>.Pad(cut.Tokens) * cut.DepthStride
-            + (long)cut.TileRows * (2 * cut.KeyStride + 3 * cut.DepthStride + 1));
+        /// <summary>
+        /// Zeros, δ; k, v, dk, dv; a panel of qᵀ, dyᵀ, q, dy, p, ds and dq; the head's bias transposed, and the sum of ds.
+        /// </summary>
+        public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats(2 * cut.Panel + 4L * cut.KeyRows * cut.DepthStride
+            + (long)cut.Panel * (2 * cut.Depth + 2 * cut.DepthGroups * cut.Panel + 2 * cut.KeyRows + cut.DepthStride)
+            + 2L * cut.Tokens * cut.AllQueries);
 
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, padded = SixRows<TV>.Pad(tokens);
-            long keySize = (long)depth * cut.KeyStride, headSize = (long)padded * cut.DepthStride;
-            long scoreSize = (long)cut.TileRows * cut.KeyStride, tileSize = (long)cut.TileRows * cut.DepthStride;
-            float* keysAcross = desks.Take(out int desk), valuesAcross = keysAcross + keySize;
-            float* keys = valuesAcross + keySize, dk = keys + headSize, dv = dk + headSize;
-            float* p = dv + headSize, ds = p + scoreSize, queries = ds + scoreSize, upstream = queries + tileSize, dq = upstream + tileSize;
-            float* delta = dq + tileSize;
+            int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, panel = cut.Panel, stride = cut.DepthStride;
+            nint head = (nint)cut.KeyRows * stride, packed = (nint)cut.DepthGroups * panel * panel;
+            float* zeros = desks.Take(out int desk), delta = zeros + panel, keys = delta + panel, values = keys + head, dk = values + head, dv = dk + head;
+            float* queriesAcross = dv + head, upstreamAcross = queriesAcross + (nint)depth * panel;
+            float* queryRows = upstreamAcross + (nint)depth * panel, upstreamRows = queryRows + packed;
+            float* p = upstreamRows + packed, ds = p + (nint)cut.KeyRows * panel, dq = ds + (nint)cut.KeyRows * panel;
+            float* lines = dq + (nint)panel * stride, dlines = lines + (nint)tokens * cut.AllQueries;
+            new Span<float>(zeros, 2 * panel).Clear();
+            var tiles = new AttentionTiles<TV>(cut, zeros, TV.Count == 16 ? emitted : null);
             int h = chunk / cut.Groups;
             (int from, int to) = cut.Group(chunk);
-            float* biasSum = dbias == null ? null : dbias + (long)chunk * tokens * tokens;
+            if (bias != null) HeadRows<TV>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 nint start = (nint)b * tokens * row + h * depth;
                 void* q = TE.At(qkv, start), into = dqkv == null ? null : TE.At(dqkv, start);
-                HeadRows<TV>.Transpose<TE>(keysAcross, cut.KeyStride, TE.At(q, width), row, tokens, depth);
-                HeadRows<TV>.Transpose<TE>(valuesAcross, cut.KeyStride, TE.At(q, 2 * width), row, tokens, depth);
-                HeadRows<TV>.Gather<TE>(keys, cut.DepthStride, TE.At(q, width), row, tokens, depth, 1f);
-                for (int i = 0; i < tokens; i += cut.TileRows)
+                HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth, 1f);
+                HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth, 1f);
+                for (int i = 0; i < tokens; i += panel)
                 {
-                    int rows = Math.Min(cut.TileRows, tokens - i), whole = SixRows<TV>.Pad(rows);
+                    int queries = Math.Min(panel, tokens - i), vectors = (queries + TV.Count - 1) / TV.Count;
                     nint token = ((nint)b * tokens + i) * width + h * depth;
-                    void* dyRows = TE.At(dy, token), yRows = TE.At(y, token);
-                    HeadRows<TV>.Gather<TE>(queries, cut.DepthStride, TE.At(q, (nint)i * row), row, rows, depth, cut.BinaryScale);
-                    HeadRows<TV>.Gather<TE>(upstream, cut.DepthStride, dyRows, width, rows, depth, 1f);
-                    for (int r = 0; r < rows; r++) delta[r] = Lines<TV>.Dot<TE>(TE.At(dyRows, (nint)r * width), TE.At(yRows, (nint)r * width), depth);
-
-                    SixRows<TV>.Multiply(p, cut.KeyStride, queries, cut.DepthStride, 1, keysAcross, cut.KeyStride, whole, cut.KeyVectors,
-                        depth, accumulate: false);
-                    SixRows<TV>.Multiply(ds, cut.KeyStride, upstream, cut.DepthStride, 1, valuesAcross, cut.KeyStride, whole,
-                        cut.KeyVectors, depth, accumulate: false);
-                    float* lseRows = lse + ((long)b * cut.Heads + h) * tokens + i;
-                    for (int r = 0; r < rows; r++)
+                    void* dyRows = TE.At(dy, token), yRows = TE.At(y, token), qRows = TE.At(q, (nint)i * row);
+                    HeadRows<TV>.Transpose<TE>(queriesAcross, panel, qRows, row, queries, depth);
+                    HeadRows<TV>.Transpose<TE>(upstreamAcross, panel, dyRows, width, queries, depth);
+                    for (int r = 0; r < queries; r++) delta[r] = Lines<TV>.Dot<TE>(TE.At(dyRows, (nint)r * width), TE.At(yRows, (nint)r * width), depth);
+                    tiles.Along(p, panel, keys, stride, queriesAcross, cut.KeyRows, vectors, depth, accumulate: false);
+                    tiles.Along(ds, panel, values, stride, upstreamAcross, cut.KeyRows, vectors, depth, accumulate: false);
+                    float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens + i;
+                    for (int v = 0; v < vectors; v++)
                     {
-                        long at = ((long)h * tokens + i + r) * tokens;
-                        float* pRow = p + (long)r * cut.KeyStride, dsRow = ds + (long)r * cut.KeyStride;
-                        Scores(pRow, dsRow, bias == null ? null : bias + at, lseRows[r], delta[r]);
-                        if (biasSum != null) Lines<TV>.Put(biasSum + (long)(i + r) * tokens, dsRow, b > from, tokens);
+                        int at = v * TV.Count;
+                        Slopes<TV>(cut, p + at, ds + at, bias == null ? null : lines + i + at, dbias == null ? null : dlines + i + at,
+                            Lines<TV>.Load(lseRows + at, queries - at), TV.Load(delta + at), b > from);
                     }
                     if (dqkv == null) continue;
-
-                    SixRows<TV>.Multiply(dq, cut.DepthStride, ds, cut.KeyStride, 1, keys, cut.DepthStride, whole, cut.DepthVectors, tokens,
-                        accumulate: false);
-                    Spread(TE.At(into, (nint)i * row), dq, rows, cut.Scale);
-                    // q in scratch carries the factor log₂e/√D: ln 2 is left for the end.
-                    SixRows<TV>.Multiply(dk, cut.DepthStride, ds, 1, cut.KeyStride, queries, cut.DepthStride, padded, cut.DepthVectors,
-                        rows, accumulate: i > 0);
-                    SixRows<TV>.Multiply(dv, cut.DepthStride, p, 1, cut.KeyStride, upstream, cut.DepthStride, padded, cut.DepthVectors,
-                        rows, accumulate: i > 0);
+                    Pack(queryRows, qRows, row, queries);
+                    Pack(upstreamRows, dyRows, width, queries);
+                    for (int g = 0; g < cut.DepthGroups; g++)
+                    {
+                        (int at, int count) = cut.DepthGroup(g);
+                        at *= TV.Count;
+                        tiles.Across(dq + at, stride, ds, keys + at, stride, queries, count, tokens);
+                        tiles.Along(dk + at, stride, ds, panel, queryRows + (nint)g * panel * panel, cut.KeyRows, count, queries, accumulate: i > 0);
+                        tiles.Along(dv + at, stride, p, panel, upstreamRows + (nint)g * panel * panel, cut.KeyRows, count, queries, accumulate: i > 0);
+                    }
+                    Spread(TE.At(into, (nint)i * row), dq, queries, cut.Scale);
                 }
                 if (dqkv == null) continue;
-                Spread(TE.At(into, width), dk, tokens, AttentionCut.Ln2);
+                Spread(TE.At(into, width), dk, tokens, cut.Scale);
                 Spread(TE.At(into, 2 * width), dv, tokens, 1f);
             }
+            if (dbias != null)
+                HeadRows<TV>.Transpose<F32Element>(dbias + (nint)chunk * tokens * tokens, tokens, dlines, cut.AllQueries, tokens, tokens);
             desks.Leave(desk);
         }
 
-        /// <summary>A row of logits/ln 2 becomes p = exp(logit − lse), a row of dp becomes ds = p·(dp − δ).</summary>
-        private void Scores(float* s, float* dp, float* line, float lseRow, float deltaRow)
+        /// <summary>Rows of one head, each group of the depth by itself, one panel apart.</summary>
+        private void Pack(float* to, void* from, int row, int count)
         {
-            TV units = TV.All(AttentionCut.Log2E), l = TV.All(lseRow) * units, d = TV.All(deltaRow);
-            int n = cut.KeyVectors * TV.Count, tail = cut.Tokens - TV.Count;
-            for (int j = 0; j < n; j += TV.Count)
+            for (int g = 0; g < cut.DepthGroups; g++, to += (nint)cut.Panel * cut.Panel)
             {
-                TV logit = TV.Load(s + j) - l;
-                if (line != null) logit = TV.MulAdd(units, j <= tail ? TV.Load(line + j) : TV.LoadFirst(line + j, cut.Tokens - j), logit);
-                TV e = VectorMath.Exp2(logit);
-                e.Store(s + j);
-                (e * (TV.Load(dp + j) - d)).Store(dp + j);
+                (int at, int vectors) = cut.DepthGroup(g);
+                for (int r = 0; r < count; r++)
+                    for (int v = 0; v < vectors; v++)
+                        Lines<TV>.Load<TE>(TE.At(from, (nint)r * row), (at + v) * TV.Count, cut.Depth - (at + v) * TV.Count)
+                            .Store(to + (nint)r * cut.Panel + v * TV.Count);
             }
         }
 
@@ -128,7 +141,28 @@ public sealed unsafe partial class CpuBackend
         private void Spread(void* to, float* rows, int count, float scale)
         {
             for (int r = 0; r < count; r++)
-                Lines<TV>.Scale<TE, F32Element>(TE.At(to, (nint)r * 3 * cut.Width), rows + (long)r * cut.DepthStride, scale, accumulate, cut.Depth);
+                Lines<TV>.Scale<TE, F32Element>(TE.At(to, (nint)r * 3 * cut.Width), rows + (nint)r * cut.DepthStride, scale, accumulate, cut.Depth);
+        }
+    }
+
+    /// <summary>
+    /// One vector of queries, all keys: scores become p = exp(logit − lse), dp becomes ds = p·(dp − δ). The bias and the sum of ds are transposed.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Slopes<TV>(in AttentionCut cut, float* s, float* dp, float* line, float* dline, TV lse, TV delta, bool add)
+        where TV : struct, ILanes<TV>
+    {
+        int n = cut.Tokens, panel = cut.Panel;
+        TV scale = TV.All(cut.BinaryScale), units = TV.All(AttentionCut.Log2E), low = TV.Zero - lse * units;
+        for (int j = 0; j < n; j++, s += panel, dp += panel)
+        {
+            TV logit = TV.MulAdd(scale, TV.Load(s), line == null ? low : TV.MulAdd(units, TV.Load(line + (nint)j * cut.AllQueries), low));
+            TV p = VectorMath.Exp2(logit), slope = p * (TV.Load(dp) - delta);
+            p.Store(s);
+            slope.Store(dp);
+            if (dline == null) continue;
+            float* sum = dline + (nint)j * cut.AllQueries;
+            (add ? slope + TV.Load(sum) : slope).Store(sum);
         }
     }
 }

@@ -2,12 +2,13 @@ namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
 /// How attention is cut on the CPU. A chunk is one head of a group of images: at most <see cref="MaxChunks"/> where the heads are fewer,
-/// whatever the batch and the threads. Inside, query rows come in tiles whose scores stay in L2.
+/// whatever the batch and the threads. Inside, queries come in panels one register tile wide, and the scores of a panel are held transposed, a key
+/// a row: so maxima, exponentials and sums run across the lanes with no tail along the keys, keys and values are the rows of the tiles, and a
+/// panel's scores (145 keys × 48 queries: 28 kB) stay in L1.
 /// </summary>
 internal readonly struct AttentionCut
 {
     private const int MaxChunks = 32;
-    private const int MaxTileRows = 48;   // 48 rows of 145 scores are 32 kB; a tile's product with the keys is 1,152 multiply-adds a load
 
     public int Images { get; private init; }
     public int Tokens { get; private init; }
@@ -15,22 +16,32 @@ internal readonly struct AttentionCut
     public int Depth { get; private init; }
     public int Groups { get; private init; }
 
-    /// <summary>Query rows of a tile, a multiple of six.</summary>
-    public int TileRows { get; private init; }
+    /// <summary>Queries of a panel: also what lies between two rows of scores.</summary>
+    public int Panel { get; private init; }
 
-    /// <summary>Vectors of a row of scores, and floats between two rows: an odd number of lines, so that columns spread over L1.</summary>
-    public int KeyVectors { get; private init; }
-    public int KeyStride { get; private init; }
+    /// <summary>Rows of a register tile whose rows are keys; keys rounded up to whole ones.</summary>
+    public int TileRows { get; private init; }
+    public int KeyRows { get; private init; }
+
+    /// <summary>Rows of a register tile whose rows are queries: a divisor of the panel.</summary>
+    public int QueryRows { get; private init; }
 
     /// <summary>Vectors of a row of q, k, v or y of one head, and floats between two of them.</summary>
     public int DepthVectors { get; private init; }
     public int DepthStride { get; private init; }
 
+    /// <summary>Groups of at most three such vectors, as even as can be: 4 are 2 + 2.</summary>
+    public int DepthGroups { get; private init; }
+
     public int Chunks => Heads * Groups;
     public int Width => Heads * Depth;
     public float Scale => 1f / MathF.Sqrt(Depth);
 
-    /// <summary>Logits are counted in units of ln 2 inside a tile: q is multiplied by this, a bias by log₂e.</summary>
+    /// <summary>All panels of queries, side by side.</summary>
+    public int Panels => (Tokens + Panel - 1) / Panel;
+    public int AllQueries => Panels * Panel;
+
+    /// <summary>Logits are counted in units of ln 2: scores are multiplied by this, a bias by log₂e.</summary>
     public float BinaryScale => Scale * Log2E;
 
     public const float Log2E = 1.44269504f;
@@ -38,9 +49,8 @@ internal readonly struct AttentionCut
 
     public static AttentionCut Of<TV>(Tensor qkv, int heads) where TV : struct, ILanes<TV>
     {
-        int images = qkv.Shape.D0, tokens = qkv.Shape.D1, depth = qkv.Shape.D2 / 3 / heads;
-        int padded = SixRows<TV>.Pad(tokens), keyVectors = SixRows<TV>.Vectors(padded), depthVectors = SixRows<TV>.Vectors(depth);
-        int tiles = Rows.Chunks(tokens, MaxTileRows);
+        int images = qkv.Shape.D0, tokens = qkv.Shape.D1, depth = qkv.Shape.D2 / 3 / heads, tileRows = MicroKernels.Rows<TV>();
+        int panel = MicroKernels.Vectors * TV.Count, vectors = (depth + TV.Count - 1) / TV.Count;
         return new AttentionCut
         {
             Images = images,
@@ -48,11 +58,13 @@ internal readonly struct AttentionCut
             Heads = heads,
             Depth = depth,
             Groups = Math.Clamp(MaxChunks / heads, 1, Math.Max(1, images)),
-            TileRows = SixRows<TV>.Pad(Rows.Chunks(tokens, tiles)),
-            KeyVectors = SixRows<TV>.Vectors(tokens),
-            KeyStride = (TV.Count > 1 ? keyVectors | 1 : keyVectors) * TV.Count,
-            DepthVectors = depthVectors,
-            DepthStride = depthVectors * TV.Count,
+            Panel = panel,
+            TileRows = tileRows,
+            KeyRows = (tokens + tileRows - 1) / tileRows * tileRows,
+            QueryRows = panel % tileRows == 0 ? tileRows : panel,
+            DepthVectors = vectors,
+            DepthStride = vectors * TV.Count,
+            DepthGroups = (vectors + MicroKernels.Vectors - 1) / MicroKernels.Vectors,
         };
     }
 
@@ -61,6 +73,13 @@ internal readonly struct AttentionCut
     {
         int g = chunk % Groups;
         return ((int)((long)Images * g / Groups), (int)((long)Images * (g + 1) / Groups));
+    }
+
+    /// <summary>First vector and number of vectors of a group of the depth.</summary>
+    public (int First, int Count) DepthGroup(int g)
+    {
+        int first = DepthVectors * g / DepthGroups;
+        return (first, DepthVectors * (g + 1) / DepthGroups - first);
     }
 
     /// <summary>Floats of a chunk's working memory, so that each starts on a cache line.</summary>

@@ -6,12 +6,6 @@ namespace MimEngine.Kernels.Cpu;
 /// <summary>Moves the rows of one head between the (B, N, 3·C) tensor and scratch.</summary>
 internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
 {
-    /// <summary>What is added to the last vector of a row of logits: 0 on keys, and so little past them that their share is 0.</summary>
-    public static void Padding(float* pad, int tokens)
-    {
-        for (int i = 0; i < TV.Count; i++) pad[i] = i < tokens - (SixRows<TV>.Vectors(tokens) - 1) * TV.Count ? 0f : -1e30f;
-    }
-
     /// <summary>to[r, d] = scale·from[r, d].</summary>
     public static void Gather<TE>(float* to, int stride, void* from, int row, int rows, int depth, float scale) where TE : struct, IElement
     {

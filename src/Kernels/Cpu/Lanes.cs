@@ -155,6 +155,7 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     public static Lanes16 PowerOfTwo(Lanes16 n)
         => new(((Vector512.ConvertToInt32Native(n.V) + Vector512.Create(127)) << 23).AsSingle());
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Scale(Lanes16 a, Lanes16 n) => new(Avx512F.Scale(a.V, n.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -378,6 +379,8 @@ internal readonly unsafe struct Lanes1(float v) : ILanes<Lanes1>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Scale(Lanes1 a, Lanes1 n) => a * PowerOfTwo(Max(All(-126f), n));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 CopySign(Lanes1 magnitude, Lanes1 sign) => new(MathF.CopySign(magnitude.V, sign.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

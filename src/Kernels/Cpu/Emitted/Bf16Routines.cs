@@ -63,6 +63,9 @@ internal sealed unsafe class Bf16Routines
 
     public Bf16Unit Unit { get; }
 
+    /// <summary>The register tiles of <see cref="Bf16Unit.Dot"/>, for products that cut themselves; null for another unit.</summary>
+    public TileRoutines? Dots => _dot;
+
     /// <summary>Rows of a block of the product, and columns of a panel of b.</summary>
     public int TileRows { get; }
     public int Width { get; }
