@@ -2,7 +2,7 @@
 """FAST beside OpenCV: same pictures, one thread each, rounds interleaved, keypoints compared one by one.
 
     dotnet build -c Release bench
-    python3 bench/opencv_fast.py [picture.png ...]
+    python3 bench/opencv_fast.py [NAME or picture.png ...]
 
 The last line is the other half of KAMIM's weighting: means of cells.
 
@@ -93,7 +93,10 @@ def main():
         sys.exit("bench is not built: dotnet build -c Release bench")
     pictures = {"block noise 3": block_noise(3), "block noise 8": block_noise(8), "block noise 16": block_noise(16), "scene": scene(),
                 "noise": np.random.RandomState(2).randint(0, 256, (HEIGHT, WIDTH)).astype(np.uint8)}
-    for path in sys.argv[1:]:
+    named = [a for a in sys.argv[1:] if a in pictures]
+    if named:
+        pictures = {name: pictures[name] for name in named}
+    for path in [a for a in sys.argv[1:] if a not in named]:
         pictures[os.path.basename(path)] = cv2.resize(cv2.imread(path, cv2.IMREAD_GRAYSCALE), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     print(f"OpenCV {cv2.__version__}, {WIDTH} x {HEIGHT}, threshold 10, one thread each, best and median of {ROUNDS} interleaved rounds")
     print(f"{'picture':<18}{'keypoints':>10}{'OpenCV ms':>20}{'MimEngine ms':>20}{'ratio':>8}  {'raw':>6}  same keypoints")
