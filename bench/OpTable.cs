@@ -20,11 +20,11 @@ internal sealed record OpBenchCase(BenchModel Model, string Label, OpCost Cost, 
 }
 
 /// <summary>Every operation of the contract at the shapes of ViT-S and ViT-B training on 192-pixel pictures.</summary>
-internal static class OpTable
+internal static partial class OpTable
 {
     private const double HiddenShare = 0.6;
 
-    public static IEnumerable<OpBenchCase> All => BenchModel.All.SelectMany(Of);
+    public static IEnumerable<OpBenchCase> All => BenchModel.All.SelectMany(v => Of(v).Concat(Looks(v)));
 
     private static IEnumerable<OpBenchCase> Of(BenchModel v)
     {

@@ -19,6 +19,8 @@ internal static partial class OpCases
         yield return Attend(2, 33, 2, 16, true, 3).Halves("qkv", "y", "dqkv", "dy");
         foreach ((int b, int n, int h, int d) in shapes)
             foreach (bool bias in s_noYes) yield return Probabilities(b, n, h, d, bias);
+        foreach ((int b, int n, int h, int d) in shapes)
+            foreach (bool bias in s_noYes) yield return ClsAttend(b, n, h, d, bias);
         foreach ((int b, int n, int h) in new[] { (1, 2, 1), (2, 5, 3), (3, 17, 2), (2, 145, 3) })
             foreach (bool renormalise in s_noYes) yield return MixAttention(b, n, h, renormalise);
         foreach (int grid in new[] { 1, 2, 3, 7 })
@@ -33,6 +35,8 @@ internal static partial class OpCases
         new("attention in bf16, n wide heads", n => Attend(1, 3, 2, n, true, 1).Halves("qkv", "y", "dqkv", "dy"), 130),
         new("attention probabilities, n tokens", n => Probabilities(1, n, 2, 5, n % 2 == 0), 130),
         new("attention probabilities, n wide heads", n => Probabilities(1, 3, 2, n, true), 130),
+        new("cls attention, n tokens", n => ClsAttend(1, n + 1, 2, 5, n % 2 == 0), 130),
+        new("cls attention, n wide heads", n => ClsAttend(1, 3, 2, n, true), 130),
         new("mix attention, n tokens", n => MixAttention(1, n + 1, 2, n % 2 == 0), 130),
         new("relative position bias, n heads", n => RelativeBias(2, n), 20),
         new("relative position bias, n patches a side", n => RelativeBias(n, 2), 9),
@@ -58,6 +62,11 @@ internal static partial class OpCases
         => new OpCase($"attention probabilities ({b}, {n}, {h}·{d})" + With((bias, "bias")))
             .Input("qkv", new(b, n, 3 * h * d)).When(bias, c => c.Input("bias", new(h, n, n))).Output("p", new(b, h, n, n))
             .Run((k, o) => k.AttentionProbabilities(o["p"], o["qkv"], h, o.Maybe("bias")));
+
+    private static OpCase ClsAttend(int b, int n, int h, int d, bool bias)
+        => new OpCase($"cls attention ({b}, {n}, {h}·{d})" + With((bias, "bias")))
+            .Input("qkv", new(b, n, 3 * h * d)).When(bias, c => c.Input("bias", new(h, n, n))).Output("a", new(b, n - 1))
+            .Run((k, o) => k.ClsAttention(o["a"], o["qkv"], h, o.Maybe("bias")));
 
     private static OpCase MixAttention(int b, int n, int h, bool renormalise)
         => new OpCase($"mix attention ({b}, {h}, {n}, {n})" + With((renormalise, "renormalised")))

@@ -127,6 +127,23 @@ internal sealed unsafe partial class OracleBackend
                 }
     }
 
+    public override void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias)
+    {
+        (int images, int tokens, int patches) = (qkv.Shape.D0, qkv.Shape.D1, a.Shape.D1);
+        double[] logits = new double[tokens];
+        double* p = stackalloc double[tokens];
+        for (int b = 0; b < images; b++)
+        {
+            for (int l = 0; l < patches; l++) F(a)[b * patches + l] = 0;
+            for (int h = 0; h < heads; h++)
+            {
+                Logits(logits, qkv, bias, heads, b, h, 0);
+                fixed (double* from = logits) Softmax(p, from, tokens);
+                for (int l = 0; l < patches; l++) F(a)[b * patches + l] += p[tokens - patches + l] / heads;
+            }
+        }
+    }
+
     public override void MixAttentionForward(Tensor w, Tensor sums, Tensor attention, Tensor mix, float gain, bool renormalise, float eps)
     {
         (int images, int heads, int tokens, int count) = (mix.Shape.D0, mix.Shape.D1, mix.Shape.D2, w.Shape.D1);

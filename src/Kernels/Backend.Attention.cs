@@ -38,6 +38,16 @@ public abstract partial class Backend
     public abstract void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias);
 
     /// <summary>
+    /// What [cls] looks at, without the N×N matrix: a[b, l] = mean over heads of softmax(q_0·kᵀ/√D + bias_0)[N − L + l], the first row only
+    /// (Kakogeorgiou et al. 2022, AttMask, section 3.2; SPEC E.5). Values of one image add up to 1 less [cls]'s own share.
+    /// </summary>
+    /// <param name="a">(B, L) float32, written.</param>
+    /// <param name="qkv">(B, N, 3·C).</param>
+    /// <param name="bias">(H, N, N) float32 or none.</param>
+    /// <remarks>2·B·N·C flops: one row in N of <see cref="AttentionForward"/>'s logits. No gradient.</remarks>
+    public abstract void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias);
+
+    /// <summary>
     /// A weight for each of the last L tokens out of attention: r[b, j] = Σ_h Σ_i mix[b, h, i]·attention[b, h, i, N − L + j];
     /// w = gain·r, or with renormalise w = gain·r/sums, sums = Σ_j r + eps (SPEC D.2).
     /// </summary>

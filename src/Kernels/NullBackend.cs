@@ -63,6 +63,9 @@ public sealed class NullBackend(Precision precision = Precision.F32) : Backend
     public override void RelativePositionBiasBackward(Grad dtable, Tensor dbias, int grid) { }
 
     public override void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias) { }
+    public override void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias) { }
+    public override void ResizePositionsForward(Tensor y, Tensor table, in GridResize resize) { }
+    public override void ResizePositionsBackward(Grad dtable, Tensor dy, in GridResize resize) { }
     public override void MixAttentionForward(Tensor w, Tensor sums, Tensor attention, Tensor mix, float gain, bool renormalise,
         float eps) { }
     public override void MixAttentionBackward(Grad dattention, Tensor dw, Tensor w, Tensor sums, Tensor mix, float gain,

@@ -90,10 +90,18 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     // Tokens
     public static OpCost AttentionProbabilities(double b, double t, double c, double heads)
         => Of(nameof(Backend.AttentionProbabilities), 2 * b * t * t * c + 5 * b * heads * t * t, 2 * b * t * c + b * heads * t * t);
+    public static OpCost ClsAttention(double b, double t, double c, double heads)
+        => Of(nameof(Backend.ClsAttention), 2 * b * t * c + 6 * b * heads * t, b * (t + 1) * c + b * t);
     public static OpCost MixAttentionForward(double b, double t, double heads)
         => Of(nameof(Backend.MixAttentionForward), 2 * b * heads * t * t, b * heads * (t * t + t) + b * t);
     public static OpCost MixAttentionBackward(double b, double t, double heads)
         => Of(nameof(Backend.MixAttentionBackward), b * heads * t * t, b * heads * (t * t + t) + 2 * b * t);
+
+    /// <summary>Sixteen rows of a table of <paramref name="from"/> for each of <paramref name="to"/>.</summary>
+    public static OpCost ResizePositionsForward(double from, double to, double c)
+        => Of(nameof(Backend.ResizePositionsForward), 32 * to * c, (from + to) * c);
+    public static OpCost ResizePositionsBackward(double from, double to, double c)
+        => Of(nameof(Backend.ResizePositionsBackward), 32 * to * c, (from + to) * c);
 
     public static OpCost Patchify(double b, double pixels) => Of(nameof(Backend.Patchify), 0, 2 * b * 3 * pixels);
     public static OpCost Unpatchify(double b, double pixels) => Of(nameof(Backend.Unpatchify), 0, 2 * b * 3 * pixels);

@@ -1,7 +1,7 @@
 namespace MimEngine.Kernels;
 
 /// <summary>What a random number is for. Part of its name, so that two uses never share bits.</summary>
-public enum RandomStream : uint { Init, Shuffle, Augment, Mask, DropPath, Mixup, Probe, Test, Erase }
+public enum RandomStream : uint { Init, Shuffle, Augment, Mask, DropPath, Mixup, Probe, Test, Erase, MaskStep }
 
 /// <summary>
 /// A name for random numbers: seed, purpose and index (a step, a picture, a parameter). The same name gives the same numbers anywhere;

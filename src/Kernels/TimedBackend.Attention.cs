@@ -37,6 +37,13 @@ public sealed partial class TimedBackend
         Stop(start, Moved(nameof(AttentionProbabilities), p, qkv, bias), p.Shape);
     }
 
+    public override void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias)
+    {
+        long start = Start();
+        inner.ClsAttention(a, qkv, heads, bias);
+        Stop(start, OpCost.ClsAttention(qkv.Shape.D0, qkv.Shape.D1, qkv.Shape.D2 / 3, heads), a.Shape);
+    }
+
     public override void MixAttentionForward(Tensor w, Tensor sums, Tensor attention, Tensor mix, float gain, bool renormalise, float eps)
     {
         long start = Start();

@@ -16,13 +16,13 @@ public static partial class Ops
     }
 
     /// <summary>[cls] and patch tokens with mask tokens in place of hidden patches and positions added; see Backend.</summary>
-    public static Value AssembleTokens(this Tape t, Value x, Param? cls, Param? mask, Tensor? hidden, Param? pos)
+    public static Value AssembleTokens(this Tape t, Value x, Param? cls, Param? mask, Tensor? hidden, Value? pos)
     {
         (int b, int l, int c) = (x.Shape.D0, x.Shape.D1, x.Shape.D2);
         int n = l + (cls is null ? 0 : 1);
         if (hidden is not null && mask is null) throw new ArgumentException("AssembleTokens: hidden patches need a mask token.");
-        if (pos is not null && pos.DeclaredShape.Count != (long)n * c)
-            throw new ArgumentException($"AssembleTokens: {n} tokens of width {c}, but '{pos.Name}' is {pos.DeclaredShape}.");
+        if (pos is not null && pos.Shape.Count != (long)n * c)
+            throw new ArgumentException($"AssembleTokens: {n} tokens of width {c}, but {(pos is Param p ? $"'{p.Name}'" : "the table")} is {pos.Shape}.");
         int mark = t.Mark;
         Value y = t.New(new Shape(b, n, c), needsGrad: true);
         t.Backend.AssembleTokensForward(y.Data, x.Data, cls?.Data, mask?.Data, hidden, pos?.Data);
@@ -33,10 +33,11 @@ public static partial class Ops
     private sealed class AssembleTokensNode : Node
     {
         private Value _x = null!;
-        private Param? _cls, _mask, _pos;
+        private Param? _cls, _mask;
+        private Value? _pos;
         private Tensor? _hidden;
 
-        public void Set(Value x, Param? cls, Param? mask, Tensor? hidden, Param? pos)
+        public void Set(Value x, Param? cls, Param? mask, Tensor? hidden, Value? pos)
             => (_x, _cls, _mask, _hidden, _pos) = (x, cls, mask, hidden, pos);
 
         public override void Backward(Tape t) => t.Backend.AssembleTokensBackward(t.GradFor(_x), t.GradFor(_cls), t.GradFor(_mask),

@@ -20,7 +20,7 @@ public readonly record struct EncodedTokens(Value All, int Prefix, int Grid, Ten
 /// <summary>What every method and probe sees of a network.</summary>
 public abstract class Encoder
 {
-    /// <summary>Patches a side.</summary>
+    /// <summary>Patches a side of the images it is made for; masks apply to these.</summary>
     public abstract int Grid { get; }
 
     /// <summary>Pixels that one output token stands for, a side.</summary>
@@ -41,6 +41,9 @@ public abstract class Encoder
     /// <summary>Probability that row <paramref name="row"/> of the table drops its branch.</summary>
     public abstract float DropProbability(int row);
 
-    /// <summary>(B, 3, S, S) normalised images to tokens.</summary>
+    /// <summary>
+    /// (B, 3, S, S) normalised images to tokens. S need not be the encoder's own: the grid is the images', and positions are resized to it
+    /// where it differs.
+    /// </summary>
     public abstract EncodedTokens Encode(Tape t, Tensor images, in EncodeRequest request);
 }

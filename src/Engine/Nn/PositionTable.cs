@@ -1,11 +1,10 @@
+using MimEngine.Kernels;
+
 namespace MimEngine.Engine.Nn;
 
 /// <summary>Tables of absolute positions at another number of patches.</summary>
 public static class PositionTable
 {
-    // torch.nn.functional.interpolate's bicubic kernel without antialiasing (Keys 1981 with a = −0.75).
-    private const double A = -0.75;
-
     /// <summary>
     /// The rows of a square grid at another side, bicubic: output row (y, x) samples the input at ((y + ½)·from/to − ½, …), borders repeated.
     /// Rows before the grid ([cls]) are kept.
@@ -35,10 +34,10 @@ public static class PositionTable
         double[] sums = new double[width];
         for (int y = 0; y < intoSize.Rows; y++)
         {
-            int top = Taps(vertical, (y + 0.5) * step.Rows - 0.5);
+            int top = CubicTaps.Of(vertical, (y + 0.5) * step.Rows - 0.5);
             for (int x = 0; x < intoSize.Columns; x++)
             {
-                int left = Taps(horizontal, (x + 0.5) * step.Columns - 0.5);
+                int left = CubicTaps.Of(horizontal, (x + 0.5) * step.Columns - 0.5);
                 Array.Clear(sums);
                 for (int i = 0; i < 4; i++)
                 {
@@ -56,19 +55,4 @@ public static class PositionTable
             }
         }
     }
-
-    /// <summary>The first of four cells around a place, and their weights.</summary>
-    private static int Taps(Span<double> weights, double at)
-    {
-        double floor = Math.Floor(at), t = at - floor;
-        weights[0] = Far(t + 1);
-        weights[1] = Near(t);
-        weights[2] = Near(1 - t);
-        weights[3] = Far(2 - t);
-        return (int)floor - 1;
-    }
-
-    private static double Near(double d) => ((A + 2) * d - (A + 3)) * d * d + 1;
-
-    private static double Far(double d) => ((A * d - 5 * A) * d + 8 * A) * d - 4 * A;
 }

@@ -31,6 +31,8 @@ public sealed class VisionTransformer : Encoder
         if (config.FinalNorm) _norm = p.Norm("norm", c, config.LayerNormEps);
     }
 
+    private const int Prefix = 1;
+
     public VitConfig Config => _config;
     public override int Grid => _config.Grid;
     public override int TokenPixels => _config.PatchPixels;
@@ -43,9 +45,15 @@ public sealed class VisionTransformer : Encoder
     /// <inheritdoc/>
     public override EncodedTokens Encode(Tape t, Tensor images, in EncodeRequest request)
     {
+        (int rows, int columns) = (images.Shape.D2 / _config.PatchPixels, images.Shape.D3 / _config.PatchPixels);
+        bool own = rows == Grid && columns == Grid;
+        if (rows != columns || !own && _config.RelativeBias != RelativeBias.None)
+            throw new ArgumentException($"Encode: images are {images.Shape}, but this encoder is made for {Grid} × {Grid} patches of "
+                + $"{_config.PatchPixels} pixels; other squares need positions that can be resized, without relative biases.");
         Value x = t.Linear(t.Patchify(images, _config.PatchPixels, PixelOrder.ChannelSlowest), _patchEmbed);
         bool drop = _config.Corruption == Corruption.Drop && request.Hidden is not null;
-        x = t.AssembleTokens(x, _cls, _mask, drop ? null : request.Hidden, _positions);
+        x = t.AssembleTokens(x, _cls, _mask, drop ? null : request.Hidden, own || _positions is null ? _positions
+            : t.ResizePositions(_positions, GridResize.ByScale(Prefix, Grid, rows, columns)));
         if (drop) x = t.GatherVisible(x, request.Hidden!.Value, request.Visible);
         Value? bias = _sharedBias is null ? null : t.RelativePositionBias(_sharedBias, Grid);
         int blocks = request.LastBlock == 0 ? Depth : request.LastBlock;
@@ -55,6 +63,6 @@ public sealed class VisionTransformer : Encoder
             x = t.Stretch(_blocks[i], x, new BlockState(bias, attentionDrop, mlpDrop, request.Watch));
         }
         if (_norm is not null && !request.SkipFinalNorm) x = t.LayerNorm(x, _norm);
-        return new EncodedTokens(x, Prefix: 1, Grid, drop ? request.Hidden : null);
+        return new EncodedTokens(x, Prefix, rows, drop ? request.Hidden : null);
     }
 }

@@ -14,20 +14,39 @@ public readonly ref struct MaskRequest
 
     /// <summary>This crop's own random numbers.</summary>
     public required Rng Crop { get; init; }
+
+    /// <summary>Random numbers that all crops of a batch share.</summary>
+    public Rng Step { get; init; }
+
+    /// <summary>Passes over the pictures so far.</summary>
+    public double Epoch { get; init; }
+
+    /// <summary>(L): what the teacher's [cls] looks at in this crop; empty without a teacher.</summary>
+    public ReadOnlySpan<float> ClsAttention { get; init; }
 }
 
 /// <summary>Chooses what the encoder may not see.</summary>
 [JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
 [JsonDerivedType(typeof(RandomCells), "random-cells")]
 [JsonDerivedType(typeof(RandomTokens), "random-tokens")]
+[JsonDerivedType(typeof(RandomPatches), "random-patches")]
+[JsonDerivedType(typeof(BlockwiseMasking), "blockwise")]
+[JsonDerivedType(typeof(AttentionGuided), "attention")]
 public abstract record Masking
 {
     /// <summary>Writes L = Grid² bytes, row-major: 1 = hidden.</summary>
     public abstract void Sample(in MaskRequest request, Span<byte> hidden);
 
-    /// <summary>Visible patches of every crop: a masking hides the same number each time.</summary>
+    /// <summary>Every crop has the same number of hidden patches: what an encoder needs that leaves them out.</summary>
+    public virtual bool HidesSameNumber => true;
+
+    /// <summary>It reads a teacher's attention.</summary>
+    public virtual bool NeedsAttention => false;
+
+    /// <summary>Visible patches of every crop, where that is the same number each time; else 0.</summary>
     public int Visible(int grid, int patchPixels)
     {
+        if (!HidesSameNumber) return 0;
         byte[] hidden = new byte[grid * grid];
         Sample(new MaskRequest { Grid = grid, PatchPixels = patchPixels, Crop = new Rng(0, RandomStream.Mask, 0) }, hidden);
         return hidden.Count(h => h == 0);

@@ -128,6 +128,10 @@ public sealed record PretrainConfig
         Require(Views is { Global: 1, Local: 0 },
             $"views.global is {Views.Global} and views.local is {Views.Local}, but no term compares crops; use 1 and 0.");
         Masking.Validate(e.ImagePixels, e.PatchPixels);
+        Require(e.Corruption == Corruption.Replace || Masking.HidesSameNumber,
+            "masking hides another number of patches in every crop, but encoder.corruption drop needs the same number; use random-tokens or random-cells.");
+        Require(!Masking.NeedsAttention,
+            "masking.kind is attention, which hides what a teacher looks at, but this experiment has no teacher; use another masking, or a recipe with one.");
         Require(Terms.Length > 0, "terms is empty; a run needs something to predict.");
         Require(Terms.Length == 1, $"terms has {Terms.Length} entries; pixel terms share one head, so one term is what works today.");
         foreach (Term t in Terms)

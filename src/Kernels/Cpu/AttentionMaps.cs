@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
@@ -34,6 +36,49 @@ public sealed unsafe partial class CpuBackend
                     if (bias != null) Lines<TV>.Add(line, line, bias + ((long)h * tokens + i) * tokens, tokens);
                     float sum = Lines<TV>.ExpMinus(line, line, Lines<TV>.Largest(line, tokens), tokens);
                     Lines<TV>.Scale(line, line, 1f / sum, accumulate: false, tokens);
+                }
+            }
+        }
+    }
+
+    public override void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias)
+    {
+        int images = qkv.Shape.D0, tokens = qkv.Shape.D1, width = qkv.Shape.D2 / 3, patches = a.Shape.D1;
+        float* lines = (float*)Scratch(PartialSlot, (long)images * tokens * sizeof(float)), b = bias is { } given ? given.F32 : null;
+        switch (Level)
+        {
+            case SimdLevel.Vector512:
+                _rows.For(images, 1, new ClsImages<Lanes16>(a.F32, lines, qkv.F32, b, heads, tokens, width, patches));
+                break;
+            case SimdLevel.Vector256:
+                _rows.For(images, 1, new ClsImages<Lanes8>(a.F32, lines, qkv.F32, b, heads, tokens, width, patches));
+                break;
+            default:
+                _rows.For(images, 1, new ClsImages<Lanes1>(a.F32, lines, qkv.F32, b, heads, tokens, width, patches));
+                break;
+        }
+    }
+
+    /// <summary>One row is one image; its line holds one head's logits.</summary>
+    private readonly struct ClsImages<TV>(float* a, float* lines, float* qkv, float* bias, int heads, int tokens, int width, int patches)
+        : IRowKernel where TV : struct, ILanes<TV>
+    {
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        public void Run(int first, int last, int chunk)
+        {
+            int depth = width / heads, row = 3 * width;
+            float scale = (float)(1 / Math.Sqrt(depth));
+            for (int b = first; b < last; b++)
+            {
+                float* to = a + (long)b * patches, line = lines + (long)b * tokens;
+                Lines<TV>.Set(to, 0f, patches);
+                for (int h = 0; h < heads; h++)
+                {
+                    float* q = qkv + (long)b * tokens * row + h * depth, k = q + width;
+                    for (int j = 0; j < tokens; j++, k += row) line[j] = scale * Lines<TV>.Dot(q, k, depth);
+                    if (bias != null) Lines<TV>.Add(line, line, bias + (long)h * tokens * tokens, tokens);
+                    float sum = Lines<TV>.ExpMinus(line, line, Lines<TV>.Largest(line, tokens), tokens);
+                    Lines<TV>.Scale(to, line + tokens - patches, 1f / (heads * sum), accumulate: true, patches);
                 }
             }
         }

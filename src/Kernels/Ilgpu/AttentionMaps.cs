@@ -10,6 +10,14 @@ internal sealed partial class IlgpuBackend
         Launch((long)qkv.Shape.D0 * heads * at.Tokens, new ProbabilityRows(F(p), F(qkv), F(bias), Flag(bias), at));
     }
 
+    public override void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias)
+    {
+        HeadLayout at = Layout(qkv, heads);
+        ArrayView<float> rows = Scratch<float>(PartialSlot, (long)qkv.Shape.D0 * heads * at.Tokens);
+        Launch((long)qkv.Shape.D0 * heads, new ClsRows(rows, F(qkv), F(bias), Flag(bias), at));
+        LaunchEach(a.Count, new HeadMeans(F(a), rows, heads, at.Tokens, a.Shape.Cols));
+    }
+
     public override void MixAttentionForward(Tensor w, Tensor sums, Tensor attention, Tensor mix, float gain, bool renormalise, float eps)
         => Launch(w.Shape.D0, new MixImages(F(w), F(sums), F(attention), F(mix), attention.Shape.D1 * attention.Shape.D2, attention.Shape.D3,
             w.Shape.Cols, gain, Flag(renormalise), eps));
@@ -52,6 +60,49 @@ internal readonly struct ProbabilityRows(ArrayView<float> p, ArrayView<float> qk
         }
         float share = 1f / Team.Sum<TT>(second, sum, 0f).A;
         for (int col = Group.IdxX; col < at.Tokens; col += TT.Side * TT.Side) p[to + col] *= share;
+    }
+}
+
+/// <summary>One group is the first query of one head: its logits, then their softmax.</summary>
+internal readonly struct ClsRows(ArrayView<float> p, ArrayView<float> qkv, ArrayView<float> bias, int hasBias, HeadLayout at) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        ArrayView<float> room = SharedMemory.Allocate<float>(Team.Room<TT>()), second = SharedMemory.Allocate<float>(Team.Room<TT>());
+        int head = Grid.IdxX, to = head * at.Tokens, q = at.Part(head, 0), k = at.Part(head, 1);
+        float largest = float.NegativeInfinity, sum = 0f;
+        for (int col = Group.IdxX; col < at.Tokens; col += TT.Side * TT.Side)
+        {
+            float s = 0f;
+            for (int d = 0; d < at.Width; d++) s += qkv[q + d] * qkv[k + col * at.Stride + d];
+            s *= at.Scale;
+            if (hasBias != 0) s += bias[head % at.Heads * at.Tokens * at.Tokens + col];
+            p[to + col] = s;
+            largest = Scalar.Larger(largest, s);
+        }
+        largest = Team.Max<TT>(room, largest);
+        for (int col = Group.IdxX; col < at.Tokens; col += TT.Side * TT.Side)
+        {
+            float e = Scalar.Exp(p[to + col] - largest);
+            p[to + col] = e;
+            sum += e;
+        }
+        float share = 1f / Team.Sum<TT>(second, sum, 0f).A;
+        for (int col = Group.IdxX; col < at.Tokens; col += TT.Side * TT.Side) p[to + col] *= share;
+    }
+}
+
+/// <summary>One thread is one patch of one image: the mean over heads.</summary>
+internal readonly struct HeadMeans(ArrayView<float> a, ArrayView<float> p, int heads, int tokens, int patches) : IKernel
+{
+    public void Run<TT>() where TT : struct, ITile
+    {
+        int i = Team.Index<TT>();
+        if (i >= a.Length) return;
+        int image = i / patches, at = image * heads * tokens + tokens - patches + i % patches;
+        float sum = 0f;
+        for (int h = 0; h < heads; h++) sum += p[at + h * tokens];
+        a[i] = sum / heads;
     }
 }
 
