@@ -44,24 +44,19 @@ public sealed unsafe partial class CpuBackend
     public override void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias)
     {
         int images = qkv.Shape.D0, tokens = qkv.Shape.D1, width = qkv.Shape.D2 / 3, patches = a.Shape.D1;
-        float* lines = (float*)Scratch(PartialSlot, (long)images * tokens * sizeof(float)), b = bias is { } given ? given.F32 : null;
-        switch (Level)
-        {
-            case SimdLevel.Vector512:
-                _rows.For(images, 1, new ClsImages<Lanes16>(a.F32, lines, qkv.F32, b, heads, tokens, width, patches));
-                break;
-            case SimdLevel.Vector256:
-                _rows.For(images, 1, new ClsImages<Lanes8>(a.F32, lines, qkv.F32, b, heads, tokens, width, patches));
-                break;
-            default:
-                _rows.For(images, 1, new ClsImages<Lanes1>(a.F32, lines, qkv.F32, b, heads, tokens, width, patches));
-                break;
-        }
+        float* lines = (float*)Scratch(PartialSlot, (long)images * tokens * sizeof(float));
+        Run(qkv.DType, new ClsOp(a.F32, lines, qkv.Raw, bias is { } given ? given.F32 : null, images, heads, tokens, width, patches));
+    }
+
+    private readonly struct ClsOp(float* a, float* lines, void* qkv, float* bias, int images, int heads, int tokens, int width, int patches) : IElementOp
+    {
+        public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
+            => rows.For(images, 1, new ClsImages<TV, TE>(a, lines, qkv, bias, heads, tokens, width, patches));
     }
 
     /// <summary>One row is one image; its line holds one head's logits.</summary>
-    private readonly struct ClsImages<TV>(float* a, float* lines, float* qkv, float* bias, int heads, int tokens, int width, int patches)
-        : IRowKernel where TV : struct, ILanes<TV>
+    private readonly struct ClsImages<TV, TE>(float* a, float* lines, void* qkv, float* bias, int heads, int tokens, int width, int patches)
+        : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
@@ -74,8 +69,8 @@ public sealed unsafe partial class CpuBackend
                 Lines<TV>.Set(to, 0f, patches);
                 for (int h = 0; h < heads; h++)
                 {
-                    float* q = qkv + (long)b * tokens * row + h * depth, k = q + width;
-                    for (int j = 0; j < tokens; j++, k += row) line[j] = scale * Lines<TV>.Dot(q, k, depth);
+                    void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
+                    for (int j = 0; j < tokens; j++) line[j] = scale * Lines<TV>.Dot<TE>(q, TE.At(q, width + (nint)j * row), depth);
                     if (bias != null) Lines<TV>.Add(line, line, bias + (long)h * tokens * tokens, tokens);
                     float sum = Lines<TV>.ExpMinus(line, line, Lines<TV>.Largest(line, tokens), tokens);
                     Lines<TV>.Scale(to, line + tokens - patches, 1f / (heads * sum), accumulate: true, patches);
