@@ -30,7 +30,7 @@ public class IlgpuTests
     [TestCase("fill|copy|cast|add-scaled")]
     [TestCase("linear|gelu|scale-add|layer-scale")]
     [TestCase("layer-norm|softmax|batch-norm|Tanh|Relu")]
-    [TestCase("attention|relative|mix")]
+    [TestCase("attention|relative|mix|cls|resize")]
     [TestCase("patchify|unpatchify|assemble|slice|mean|gather|scatter|pool")]
     [TestCase("pixel|cross-entropy")]
     [TestCase("squared|clip|AdamW|LARS|SGD")]

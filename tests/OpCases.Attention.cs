@@ -21,6 +21,7 @@ internal static partial class OpCases
             foreach (bool bias in s_noYes) yield return Probabilities(b, n, h, d, bias);
         foreach ((int b, int n, int h, int d) in shapes)
             foreach (bool bias in s_noYes) yield return ClsAttend(b, n, h, d, bias);
+        yield return ClsAttend(2, 17, 4, 33, true).Halves("qkv");
         foreach ((int b, int n, int h) in new[] { (1, 2, 1), (2, 5, 3), (3, 17, 2), (2, 145, 3) })
             foreach (bool renormalise in s_noYes) yield return MixAttention(b, n, h, renormalise);
         foreach (int grid in new[] { 1, 2, 3, 7 })
