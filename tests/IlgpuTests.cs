@@ -33,6 +33,7 @@ public class IlgpuTests
     [TestCase("attention|relative|mix|cls|resize")]
     [TestCase("patchify|unpatchify|assemble|slice|mean|gather|scatter|pool")]
     [TestCase("pixel|cross-entropy")]
+    [TestCase("l2-normalize|scale-shift|teacher|distill|center")]
     [TestCase("squared|clip|AdamW|LARS|SGD")]
     [TestCase("normalize|normalised|luma|FAST|marks|box|keypoint")]
     public void The_simulator_agrees_with_the_cpu_on_these_operations(string operations)

@@ -91,6 +91,16 @@ public sealed class NullBackend(Precision precision = Precision.F32) : Backend
         Tensor? weights, int patch, PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) { }
     public override void CrossEntropyLoss(Tensor loss, Tensor? dlogits, Tensor logits, Tensor targets, float scale) { }
 
+    public override void L2NormalizeForward(Tensor y, Tensor norms, Tensor x, Tensor? gain, float eps) { }
+    public override void L2NormalizeBackward(Grad dx, Grad dgain, Tensor dy, Tensor x, Tensor norms, Tensor? gain, float eps) { }
+    public override void ScaleShiftForward(Tensor y, Tensor x, Tensor gamma, Tensor beta) { }
+    public override void ScaleShiftBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor gamma) { }
+    public override void TeacherTargets(Tensor targets, Tensor entropy, Tensor logits, Tensor center, Tensor? weights,
+        float temperature) { }
+    public override void DistillLoss(Tensor loss, Tensor? dstudent, Tensor student, Tensor targets, Tensor? weights, int rows,
+        int firstView, ViewPairing pairing, float temperature, float scale) { }
+    public override void UpdateCenter(Tensor center, Tensor x, float momentum) { }
+
     public override void SquaredNorms(Tensor norms, Tensor gradient, ReadOnlySpan<UpdateSegment> segments) { }
     public override void ClipScales(Tensor scales, Tensor total, Tensor norms, float max, bool perSegment) { }
     public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,

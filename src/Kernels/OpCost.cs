@@ -139,6 +139,18 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost CrossEntropyLoss(double b, double classes) => Of(nameof(Backend.CrossEntropyLoss), 8 * b * classes,
         3 * b * classes);
 
+    // Distillation
+    public static OpCost L2NormalizeForward(double m, double c) => Of(nameof(Backend.L2NormalizeForward), 3 * m * c, 2 * m * c + 2 * m);
+    public static OpCost L2NormalizeBackward(double m, double c) => Of(nameof(Backend.L2NormalizeBackward), 6 * m * c, 3 * m * c + 3 * m);
+    public static OpCost ScaleShiftForward(double m, double c) => Of(nameof(Backend.ScaleShiftForward), 2 * m * c, 2 * m * c + 2 * c);
+    public static OpCost ScaleShiftBackward(double m, double c) => Of(nameof(Backend.ScaleShiftBackward), 4 * m * c, 3 * m * c + 3 * c);
+    public static OpCost TeacherTargets(double m, double k) => Of(nameof(Backend.TeacherTargets), 7 * m * k, 2 * m * k + k);
+
+    /// <summary>The student's rows and their gradient, and the teacher's rows once.</summary>
+    public static OpCost DistillLoss(double rows, double targets, double k) => Of(nameof(Backend.DistillLoss), 9 * rows * k,
+        (2 * rows + targets) * k);
+    public static OpCost UpdateCenter(double m, double k) => Of(nameof(Backend.UpdateCenter), m * k, m * k + 2 * k);
+
     // Optim
     public static OpCost SquaredNorms(double n) => Of(nameof(Backend.SquaredNorms), 2 * n, n);
     public static OpCost ClipScales(double segments) => Of(nameof(Backend.ClipScales), 4 * segments, 2 * segments);
