@@ -16,8 +16,8 @@ internal static partial class OpCases
         foreach ((int m, int c) in new[] { (1, 3), (7, 37), (130, 300), (600, 48) }) yield return ScaleShift(m, c);
         foreach (bool weights in s_noYes)
             foreach ((int m, int k) in new[] { (1, 2), (5, 37), (64, 16), (30, 1000) })
-                yield return TeacherTargets(m, k, weights, 0.5f, Draws.Normal(0, 2));
-        yield return TeacherTargets(4, 40, true, 0.04f, Draws.Normal(0, 20));   // nearly one-hot
+                yield return TeacherTargets(m, k, weights, 0.5f, Draws.Normal());
+        yield return TeacherTargets(4, 40, true, 0.04f, Draws.Normal(0, 0.3));   // sharp: most of the mass on a few
         foreach (ViewPairing pairing in Enum.GetValues<ViewPairing>())
             foreach (bool weights in s_noYes)
                 foreach ((int v, int q, int first, int m, int k) in

@@ -11,13 +11,13 @@ internal static partial class OpCases
     // First: the tables below are built from it.
     private static readonly bool[] s_noYes = [false, true];
 
-    public static IReadOnlyList<OpCase> All { get; } = [.. Memory(), .. Dense(), .. Norm(), .. Attention(), .. Tokens(), .. Positions(), .. Losses(), .. Distillation(),
-        .. Optim(), .. Images()];
+    public static IReadOnlyList<OpCase> All { get; } = [.. Memory(), .. Dense(), .. Norm(), .. Attention(), .. Tokens(), .. Positions(),
+        .. Losses(), .. Distillation(), .. Optim(), .. Images()];
 
     /// <summary>Families of small cases as functions of the last axis's length n, with the lengths where n makes sense.</summary>
     public static IReadOnlyList<Edge> Edges { get; } =
-        [.. MemoryEdges(), .. DenseEdges(), .. NormEdges(), .. AttentionEdges(), .. TokenEdges(), .. PositionEdges(), .. LossEdges(), .. DistillEdges(), .. OptimEdges(),
-            .. ImageEdges()];
+        [.. MemoryEdges(), .. DenseEdges(), .. NormEdges(), .. AttentionEdges(), .. TokenEdges(), .. PositionEdges(), .. LossEdges(),
+            .. DistillEdges(), .. OptimEdges(), .. ImageEdges()];
 
     /// <summary>A family of cases for every length of the last axis.</summary>
     internal sealed record Edge(string Name, Func<int, OpCase> Case, int Longest = 257)

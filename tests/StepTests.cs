@@ -20,8 +20,24 @@ public class StepTests
         return c with
         {
             Encoder = c.Encoder.WithSize("micro"),
-            Terms = [.. c.Terms.Select(t => t.Head is TransformerDecoder d ? t with { Head = d with { Width = 64, Depth = 2, Heads = 2 } } : t)],
+            Terms = [.. c.Terms.Select(t => t with { Head = Small(t.Head) })],
+            Views = c.Views with { Local = Math.Min(2, c.Views.Local) },
         };
+
+        static Head Small(Head head) => head switch
+        {
+            TransformerDecoder d => d with { Width = 64, Depth = 2, Heads = 2 },
+            PrototypeHead p => p with { Prototypes = 96, HiddenWidth = 64, Bottleneck = 32 },
+            _ => head,
+        };
+    }
+
+    /// <summary>Crops of an experiment: cut out of <see cref="Pictures"/>, as many times as it has views.</summary>
+    internal static byte[] Crops(PretrainConfig config, int seed)
+    {
+        byte[] pictures = Pictures(seed), crops = new byte[config.BatchBytes];
+        for (int i = 0; i < crops.Length; i++) crops[i] = (byte)(pictures[i % pictures.Length] + 37 * (i / pictures.Length));
+        return crops;
     }
 
     internal static byte[] Pictures(int seed)
@@ -76,13 +92,13 @@ public class StepTests
 
     [Test]
     public void A_warm_step_allocates_no_managed_byte_and_rents_nothing_new(
-        [Values("kamim", "simmim", "mae")] string recipe, [Values(1, 2)] int threads, [Values] Recompute recompute, [Values] Precision precision)
+        [Values("kamim", "simmim", "mae", "dino", "ibot-attmask-hint")] string recipe, [Values(1, 2)] int threads, [Values] Recompute recompute, [Values] Precision precision)
     {
         PretrainConfig config = Config(recipe);
         config = config with { Run = config.Run with { Recompute = recompute, Accumulate = 2, Precision = precision } };
         using var cpu = new CpuBackend(threads, precision: precision);
         using var pretrainer = new Pretrainer(cpu, config, MemoryPlan.Of(config, threads: threads).ArenaBytes);
-        byte[] pixels = Pictures(1);
+        byte[] pixels = Crops(config, 1);
         void Step(long number)
         {
             pretrainer.Pass(pixels, 2 * number, firstPass: true);
@@ -108,7 +124,7 @@ public class StepTests
     }
 
     [Test]
-    public void A_run_takes_the_memory_that_the_plan_said([Values("kamim", "simmim", "mae")] string recipe, [Values(1, 3)] int threads,
+    public void A_run_takes_the_memory_that_the_plan_said([Values("kamim", "simmim", "mae", "dino", "ibot-attmask-hint")] string recipe, [Values(1, 3)] int threads,
         [Values] Recompute recompute, [Values] Precision precision)
     {
         PretrainConfig config = Config(recipe);
@@ -116,7 +132,7 @@ public class StepTests
         MemoryPlan plan = MemoryPlan.Of(config, threads: threads);
         using var cpu = new CpuBackend(threads, precision: precision);
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
-        pretrainer.Pass(Pictures(1), 0, firstPass: true);
+        pretrainer.Pass(Crops(config, 1), 0, firstPass: true);
         pretrainer.Update(1e-3);
         Assert.Multiple(() =>
         {

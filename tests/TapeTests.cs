@@ -200,7 +200,7 @@ public class TapeTests
         private readonly Backend _backend;
         private readonly Tape _tape;
         private readonly VisionTransformer _vit;
-        private readonly IPredictor _head;
+        private readonly IPixelPredictor _head;
         private readonly Tensor _pictures, _targets, _hidden, _weights;
         private readonly Tensor? _drops;
         private readonly PixelDistance _distance;
@@ -211,7 +211,7 @@ public class TapeTests
             VitConfig c = spec.Config;
             Params = new ParamSet();
             _vit = new VisionTransformer(Params, c);
-            _head = new LinearPixelHead().Build(Params, _vit);
+            _head = (IPixelPredictor)new LinearPixelHead().Build(Params, _vit);
             Params.Allocate(backend, seed: null);
             Randomise(backend, Params.Master, 0.3);
             Arena = new Arena(backend, Room);

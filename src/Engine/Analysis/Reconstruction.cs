@@ -66,29 +66,51 @@ public sealed class Reconstruction
         var tape = new Tape(backend, arena);
         tape.BeginNoGrad();
         Tensor u8 = tape.Keep(shape, DType.U8), images = tape.Keep(shape), hidden = tape.Keep(new Shape(count, grid * grid), DType.U8);
-        byte[] mask = new byte[count * grid * grid];
-        for (int i = 0; i < count; i++)
-        {
-            // A fixed name outside the run's own indices: every sheet hides the same patches.
-            var crop = new Rng(config.Run.Seed, RandomStream.Mask, ulong.MaxValue - (ulong)i);
-            config.Masking.Sample(new MaskRequest { Grid = grid, PatchPixels = model.Encoder.TokenPixels, Crop = crop },
-                mask.AsSpan(i * grid * grid, grid * grid));
-        }
         backend.Upload(u8, _crops);
-        backend.Upload(hidden, mask);
         backend.NormalizeImages(images, u8, Normalization.Mean, Normalization.Std);
+        byte[] mask = Draw(model.Encoder, tape, images);
+        backend.Upload(hidden, mask);
         int visible = config.Masking.Visible(grid, model.Encoder.TokenPixels);
         EncodedTokens tokens = model.Encoder.Encode(tape, images, new EncodeRequest(hidden, Visible: visible));
-        (Value prediction, PixelOrder order) = model.Predict(tape, tokens, 0);
+        (Value prediction, PixelOrder order) = model.Predict(tape, tokens, config.PixelTerm);
         float[] truth = Transfer.Floats(backend, images);
         backend.Unpatchify(images, prediction.Data, model.Encoder.TokenPixels, order);
         float[] predicted = Transfer.Floats(backend, images);
-        config.Terms[0].Target.ToPixels(predicted, truth, s, model.Encoder.TokenPixels);
-        Tensor? weights = config.Terms[0].Weighting.Weights(tape, u8, config.Terms[0].Weighting.UploadMarks(tape, _crops, s));
+        Term term = config.Terms[config.PixelTerm];
+        term.Target.ToPixels(predicted, truth, s, model.Encoder.TokenPixels);
+        Tensor? weights = term.Weighting.Weights(tape, u8, term.Weighting.UploadMarks(tape, _crops, s));
         var result = (predicted, mask, weights is { } w ? Transfer.Floats(backend, w) : null,
             weights is { } v ? v.Shape.D2 : 0);
         tape.EndNoGrad();
         tape.Reset();
         return result;
+    }
+
+    /// <summary>(n, L) masks under a fixed name outside the run's own indices: every sheet hides the same patches, or what this encoder's attention says.</summary>
+    private byte[] Draw(Encoder encoder, Tape tape, Tensor images)
+    {
+        int patches = encoder.Grid * encoder.Grid;
+        byte[] mask = new byte[_count * patches];
+        float[] attention = [];
+        if (_config.Masking.NeedsAttention)
+        {
+            var watch = new ClsAttentionWatch { Block = encoder.Depth - 1, Into = tape.Keep(new Shape(_count, patches)) };
+            encoder.Encode(tape, images, new EncodeRequest(Watch: watch));
+            attention = Transfer.Floats(_backend, watch.Into);
+        }
+        for (int i = 0; i < _count; i++)
+        {
+            var request = new MaskRequest
+            {
+                Grid = encoder.Grid,
+                PatchPixels = encoder.TokenPixels,
+                Crop = new Rng(_config.Run.Seed, RandomStream.Mask, ulong.MaxValue - (ulong)i),
+                Step = new Rng(_config.Run.Seed, RandomStream.MaskStep, ulong.MaxValue),
+                Epoch = double.MaxValue,
+                ClsAttention = attention.Length == 0 ? default : attention.AsSpan(i * patches, patches),
+            };
+            _config.Masking.Sample(request, mask.AsSpan(i * patches, patches));
+        }
+        return mask;
     }
 }

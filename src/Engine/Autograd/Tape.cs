@@ -158,6 +158,15 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
 
     public void EndNoGrad() => _noGrad--;
 
+    /// <summary>
+    /// Gives back what was rented since <paramref name="mark"/>: for a pass without gradient whose results lie in memory rented before.
+    /// </summary>
+    public void Forget(int mark)
+    {
+        if (Recording) throw new InvalidOperationException("Only a pass without gradient can be forgotten; Backward needs the others.");
+        Release(mark);
+    }
+
     /// <summary>Unwinds everything recorded, from the losses, returning memory as it goes.</summary>
     public void Backward() => Unwind(0);
 

@@ -68,7 +68,7 @@ public interface IPretrainObserver
 /// <summary>The loop around the step: load, step, log, draw, save; stops at a step's end when asked, and continues to the same bits.</summary>
 public sealed class PretrainRun : IDisposable
 {
-    private const int PictureCrops = 8;
+    private const int PictureCrops = 8, RankCrops = 64;
     private readonly PretrainOptions _options;
     private readonly IPretrainObserver _observer;
     private readonly RunDirectory _folder;
@@ -81,6 +81,7 @@ public sealed class PretrainRun : IDisposable
     private readonly string _configHash;
     private readonly Reconstruction _reconstruction;
     private readonly Health _health;
+    private readonly CollapseWatch? _collapse;
     private readonly List<string> _pictures = [];
     private long _step;
     private string? _trouble;
@@ -96,11 +97,13 @@ public sealed class PretrainRun : IDisposable
         _dataset = Datasets.Open(options.Data ?? _config.Data, Split.Train);
         _backend = Backend.Open(options.Device, options.Threads, _config.Run.Precision);
         _plan = MemoryPlan.Of(_config, options.Device, options.Threads);
-        _pretrainer = new Pretrainer(_backend, _config, _plan.ArenaBytes, initialise: options.Resume is null);
+        _pretrainer = new Pretrainer(_backend, _config, _plan.ArenaBytes, initialise: options.Resume is null,
+            new Timetable(_config, _dataset.Count / _config.Run.Batch));
         _state = new RunState(_backend, _pretrainer);
-        byte[] shown = FixedCrops();
+        byte[] shown = FixedCrops(PictureCrops);
         _reconstruction = new Reconstruction(_backend, _config, shown);
         _health = new Health(_backend, _config.Encoder, shown);
+        if (_config.Teacher is not null) _collapse = new CollapseWatch(_backend, _config, FixedCrops(RankCrops));
         _folder = options.Resume is { } old ? RunDirectory.Resume(old)
             : options.Out is { } path ? RunDirectory.Create(path, json)
             : RunDirectory.CreateNumbered("runs", _config.Recipe.Length > 0 ? _config.Recipe : "pretrain", json);
@@ -166,10 +169,13 @@ public sealed class PretrainRun : IDisposable
                 var line = new PretrainProgress(_step, total, (double)_step / span.StepsPerEpoch, loss, rate, read.GradientNorm, speed,
                     Math.Clamp((waited - waitBefore) / seconds, 0, 1), TimeSpan.FromSeconds(pace * (total - _step)));
                 (lineStart, lineStep, waitBefore) = (now, _step, waited);
-                Log(metrics, events, line, read, look ? _health.Look(_pretrainer.Model.Encoder, _pretrainer.Arena.Guest()) : []);
+                List<Metric> health = look ? _health.Look(_pretrainer.Model.Encoder, _pretrainer.Arena.Guest()) : [];
+                if (_pretrainer.Teacher is { } teacher)
+                    health.AddRange(_collapse!.Look(read, teacher, look ? _pretrainer.Arena.Guest() : null, _step > span.StepsPerEpoch, _observer.Note));
+                Log(metrics, events, line, read, health);
                 _observer.Progress(line);
             }
-            if (draw) Draw(events);
+            if (draw && _config.PixelTerm >= 0) Draw(events);
             if (save) unsaved = Save(metrics);
         }
         if (_step == first && _step < total) unsaved = Save(metrics);
@@ -248,7 +254,7 @@ public sealed class PretrainRun : IDisposable
         foreach ((_, string reason) in skipped) _observer.Note(reason);
         if (newest is null)
         {
-            _pretrainer.Model.Params.Initialise(_backend, _config.Run.Seed);
+            _pretrainer.Initialise();
             _observer.Note($"{_folder.Path} has no checkpoint yet: it starts at step 0.");
             return 0;
         }
@@ -265,11 +271,11 @@ public sealed class PretrainRun : IDisposable
     }
 
     /// <summary>The first pictures of the test split, or of the training split where there is no other, resized without augmentation.</summary>
-    private byte[] FixedCrops()
+    private byte[] FixedCrops(int most)
     {
         string? path = _options.Data ?? _config.Data;
         using IDataset shown = Datasets.Open(path, Datasets.Has(path, Split.Test) ? Split.Test : Split.Train);
-        int n = Math.Min(PictureCrops, Math.Min(shown.Count, _config.Run.Batch));
+        int n = Math.Min(most, Math.Min(shown.Count, _config.Run.Batch));
         using var loader = new Loader(new LoaderConfig(shown, new AugmentedViews(AugmentConfig.Resize, _config.Encoder.ImagePixels), n)
         {
             Order = LoaderOrder.InOrder,

@@ -10,7 +10,7 @@ namespace MimEngine.Engine.Experiments;
 /// <summary>A run on the disk, pretrained here, fine-tuned or imported: its configuration and its newest checkpoint that verifies.</summary>
 public sealed class TrainedRun : IDisposable
 {
-    private const string WeightPrefix = "params/";
+    private const string StudentPrefix = "params/", TeacherPrefix = "teacher/";
 
     private TrainedRun(string folder, Checkpoint checkpoint, IReadOnlyList<string> notes)
     {
@@ -38,6 +38,10 @@ public sealed class TrainedRun : IDisposable
     public PretrainConfig Config { get; }
     public Checkpoint Checkpoint { get; }
 
+    /// <summary>Where the weights to look at lie: a run with a teacher is judged by it, as DINO and iBOT are.</summary>
+    private string Prefix => Config.Teacher is not null && Checkpoint.Tensors.Entries.Any(e => e.Name.StartsWith(TeacherPrefix, StringComparison.Ordinal))
+        ? TeacherPrefix : StudentPrefix;
+
     /// <summary>Sentences about newer checkpoints that were passed over.</summary>
     public IReadOnlyList<string> Notes { get; }
 
@@ -61,7 +65,7 @@ public sealed class TrainedRun : IDisposable
 
     /// <summary>Puts the checkpoint's encoder into another of the same architecture, all or nothing.</summary>
     /// <exception cref="WeightFileException">It does not fit.</exception>
-    public LoadReport LoadInto(FrozenEncoder encoder) => encoder.Load(Checkpoint.Tensors, WeightPrefix, _heads);
+    public LoadReport LoadInto(FrozenEncoder encoder) => encoder.Load(Checkpoint.Tensors, Prefix, _heads);
 
     /// <summary>The encoder's parameters by name, each with its values.</summary>
     /// <exception cref="WeightFileException">One is missing or of another shape.</exception>
@@ -72,7 +76,7 @@ public sealed class TrainedRun : IDisposable
         _ = new VisionTransformer(encoder, Config.Encoder);
         foreach (Autograd.Param p in encoder.Params)
         {
-            TensorEntry entry = Checkpoint.Tensors[WeightPrefix + p.Name];
+            TensorEntry entry = Checkpoint.Tensors[Prefix + p.Name];
             if (Misfit.Of(p.Name, entry.Shape, p.DeclaredShape, Config.Encoder) is { } clause)
                 throw new WeightFileException($"{Checkpoint.File}: the weights do not fit this encoder: {clause}.");
             values.Add(p.Name, Checkpoint.Tensors.Floats(entry.Name));

@@ -24,7 +24,7 @@ public sealed class VisionTransformer : Encoder
         if (config.Corruption == Corruption.Replace) _mask = p.Add("mask_token", new Shape(1, c), VitInits.MaskToken(config));
         if (config.Positions == Positions.Learned) _positions = p.Add("pos_embed", new Shape(config.Tokens, c), VitInits.Token(config));
         if (config.Positions == Positions.SinCos) _positions = SinCosTable.Fixed(p, "pos_embed", c, config.Grid);
-        _patchEmbed = p.Linear("patch_embed.proj", pixels, c, VitInits.Matrix(config, pixels, c), biasInit: VitInits.PatchBias(config, pixels));
+        _patchEmbed = p.Linear("patch_embed.proj", pixels, c, VitInits.Patches(config, pixels), biasInit: VitInits.PatchBias(config, pixels));
         if (config.SharedBias) _sharedBias = VitInits.BiasTable(p, "rel_pos_bias.", config);
         _blocks = new Block[config.Depth];
         for (int i = 0; i < _blocks.Length; i++) _blocks[i] = new Block(p, config, i);

@@ -45,6 +45,9 @@ public enum VitInit : byte
     /// <summary>MAE in full: as Xavier, and the patch embedding's bias uniform ±1/√(3P²), PyTorch's default (SPEC C.1).</summary>
     Mae,
 
+    /// <summary>DINO and iBOT: normal .02, mask token 0, the patch embedding's weight and bias uniform ±1/√(3P²) (SPEC E.1).</summary>
+    Dino,
+
     /// <summary>Official SimMIM: normal .02 cut at ±1 deviation, residual projections of block l divided by √(2l) (SPEC B.3).</summary>
     SimMim,
 }

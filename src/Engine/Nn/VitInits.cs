@@ -18,15 +18,19 @@ internal static class VitInits
         ? new Init.TruncatedNormal(Std, Std, MathF.Sqrt(2f * (block + 1)))
         : Matrix(config, inputs, outputs);
 
+    /// <summary>The patch embedding.</summary>
+    public static Init Patches(VitConfig config, int pixels)
+        => config.Init == VitInit.Dino ? new Init.Uniform(1f / MathF.Sqrt(pixels)) : Matrix(config, pixels, config.Width);
+
     /// <summary>Bias of the patch embedding.</summary>
-    public static Init PatchBias(VitConfig config, int pixels) => config.Init == VitInit.Mae ? new Init.Uniform(1f / MathF.Sqrt(pixels)) : Init.Zeros;
+    public static Init PatchBias(VitConfig config, int pixels) => config.Init is VitInit.Mae or VitInit.Dino ? new Init.Uniform(1f / MathF.Sqrt(pixels)) : Init.Zeros;
 
     /// <summary>[cls] and positions.</summary>
     public static Init Token(VitConfig config)
         => config.Init == VitInit.SimMim ? new Init.TruncatedNormal(Std, Std) : new Init.TruncatedNormal(Std);
 
-    /// <summary>Hugging Face leaves the mask token at 0.</summary>
-    public static Init MaskToken(VitConfig config) => config.Init == VitInit.HuggingFace ? Init.Zeros : Token(config);
+    /// <summary>Hugging Face and iBOT leave the mask token at 0.</summary>
+    public static Init MaskToken(VitConfig config) => config.Init is VitInit.HuggingFace or VitInit.Dino ? Init.Zeros : Token(config);
 
     /// <summary>A relative position table for the config's grid: ((2G − 1)² + 3, H), zeros.</summary>
     public static Param BiasTable(ParamSet p, string prefix, VitConfig config)

@@ -48,6 +48,9 @@ public sealed record OptimConfig
     /// <summary>Batch that the rates are meant for (256 or 512 in the papers); 0 = rates are absolute.</summary>
     public int RatePerBatch { get; init; }
 
+    /// <summary>MinRate is absolute whatever the batch: DINO, iBOT.</summary>
+    public bool FixedMinRate { get; init; }
+
     public Schedule Schedule { get; init; } = new CosineSchedule();
     public RateIndex RateIndex { get; init; } = RateIndex.Updates;
 
@@ -63,6 +66,10 @@ public sealed record OptimConfig
     public float Momentum { get; init; } = 0.9f;
 
     public float WeightDecay { get; init; } = 0.05f;
+
+    /// <summary>Weight decay at the end of the run, half a cosine from WeightDecay (DINO, iBOT); null = the same all along.</summary>
+    public float? WeightDecayEnd { get; init; }
+
     public DecayRule Decay { get; init; } = DecayRule.Everything;
 
     /// <summary>Bound of the gradient's global norm; 0 = no clipping.</summary>
@@ -83,7 +90,7 @@ public sealed record OptimConfig
     {
         double scale = RatePerBatch > 0 ? (double)pictures / RatePerBatch : 1.0;
         double epochs = ScheduleEpochs > 0 ? ScheduleEpochs : totalSteps / (double)stepsPerEpoch;
-        return new RateSpan(Rate * scale, WarmupRate * scale, MinRate * scale,
+        return new RateSpan(Rate * scale, WarmupRate * scale, FixedMinRate ? MinRate : MinRate * scale,
             (long)Math.Round(WarmupEpochs * stepsPerEpoch), (long)Math.Round(epochs * stepsPerEpoch), stepsPerEpoch);
     }
 

@@ -60,12 +60,14 @@ public sealed class Optimizer : IDisposable
     };
 
     /// <summary>One update at this rate: clear absent entries, clip, step.</summary>
-    public void Step(double rate) => Step([rate]);
+    /// <param name="weightDecay">Weight decay of this update; none = the configuration's.</param>
+    public void Step(double rate, float? weightDecay = null) => Step([rate], weightDecay);
 
     /// <summary>One update of networks side by side, each clipped by its own norm and moved at its own rate.</summary>
     /// <param name="rates">One for each of <see cref="ParamSet.Parts"/>.</param>
-    public void Step(ReadOnlySpan<double> rates)
+    public void Step(ReadOnlySpan<double> rates, float? weightDecay = null)
     {
+        float decay = weightDecay ?? _config.WeightDecay;
         if (rates.Length != _params.Parts) throw new ArgumentException($"{rates.Length} rates for {_params.Parts} networks.");
         _params.ClearAbsent(_backend);
         // By index: an enumerator of an interface would be an object a step.
@@ -80,7 +82,7 @@ public sealed class Optimizer : IDisposable
                 int length = (int)p.DeclaredShape.Count / rates.Length;
                 bool decays = Decays(_config.Decay, p.Name, p.DeclaredShape);
                 _segments[_active++] = new UpdateSegment(_params.Offset(p) + (long)part * length, length, (float)(rates[part] * _rateScales[i]),
-                    decays ? _config.WeightDecay : 0f, StepCounts[i], Trust: p.DeclaredShape.Rank > 1);
+                    decays ? decay : 0f, StepCounts[i], Trust: p.DeclaredShape.Rank > 1);
             }
         ReadOnlySpan<UpdateSegment> segments = _segments.AsSpan(0, _active);
         Tensor norms = _norms.Slice(0, _active), scales = _scales.Slice(0, _active);

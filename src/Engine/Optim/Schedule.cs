@@ -13,6 +13,7 @@ public readonly record struct RateSpan(double Peak, double Warmup, double Minimu
 [JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
 [JsonDerivedType(typeof(CosineSchedule), "cosine")]
 [JsonDerivedType(typeof(CosineAfterWarmupSchedule), "cosine-after-warmup")]
+[JsonDerivedType(typeof(CosineInclusiveSchedule), "cosine-inclusive")]
 [JsonDerivedType(typeof(MultiStepSchedule), "multi-step")]
 [JsonDerivedType(typeof(StepSchedule), "step")]
 [JsonDerivedType(typeof(LinearSchedule), "linear")]
@@ -20,9 +21,9 @@ public readonly record struct RateSpan(double Peak, double Warmup, double Minimu
 public abstract record Schedule
 {
     /// <summary>Rate at step <paramref name="t"/>.</summary>
-    public double At(in RateSpan s, long t) => t < s.WarmupSteps
-        ? s.Warmup + t * (s.Peak - s.Warmup) / s.WarmupSteps
-        : AfterWarmup(s, t);
+    public double At(in RateSpan s, long t) => t < s.WarmupSteps ? InWarmup(s, t) : AfterWarmup(s, t);
+
+    private protected virtual double InWarmup(in RateSpan s, long t) => s.Warmup + t * (s.Peak - s.Warmup) / s.WarmupSteps;
 
     private protected abstract double AfterWarmup(in RateSpan s, long t);
 }
@@ -40,6 +41,16 @@ public sealed record CosineSchedule : Schedule
 /// <summary>MAE's: the half cosine spans only what is left after warm-up (SPEC C.2).</summary>
 public sealed record CosineAfterWarmupSchedule : Schedule
 {
+    private protected override double AfterWarmup(in RateSpan s, long t) => t >= s.TotalSteps ? s.Minimum
+        : s.Minimum + 0.5 * (s.Peak - s.Minimum) * (1 + Math.Cos(Math.PI * (t - s.WarmupSteps) / (s.TotalSteps - s.WarmupSteps)));
+}
+
+/// <summary>DINO's and iBOT's: as above, but the last step of warm-up has the peak already, and so has the one after it (SPEC E.4).</summary>
+public sealed record CosineInclusiveSchedule : Schedule
+{
+    private protected override double InWarmup(in RateSpan s, long t)
+        => t == s.WarmupSteps - 1 ? s.Peak : s.Warmup + t * ((s.Peak - s.Warmup) / (s.WarmupSteps - 1));
+
     private protected override double AfterWarmup(in RateSpan s, long t) => t >= s.TotalSteps ? s.Minimum
         : s.Minimum + 0.5 * (s.Peak - s.Minimum) * (1 + Math.Cos(Math.PI * (t - s.WarmupSteps) / (s.TotalSteps - s.WarmupSteps)));
 }

@@ -8,25 +8,45 @@ namespace MimEngine.Engine.Pretraining;
 /// <summary>A head built for an encoder: tokens to predictions.</summary>
 public interface IPredictor
 {
+    /// <summary>A pass begins: what depends on parameters only is computed here, once.</summary>
+    void BeginPass(Tape t) { }
+
+    /// <summary>These are the tokens that <see cref="Predict"/> will be asked about next.</summary>
+    /// <param name="clsOnly">Nobody will ask about patches: local crops.</param>
+    void See(Tape t, EncodedTokens tokens, bool clsOnly) { }
+
+    /// <summary>(B, prefix + L, C) to predictions at the term's tokens: (B, L, n) at patches, (B, 1, n) at [cls].</summary>
+    Value Predict(Tape t, EncodedTokens tokens);
+
+    /// <summary>An update is about to happen: forgets gradients of parameters that do not move in this epoch.</summary>
+    void Freeze(int epoch) { }
+}
+
+/// <summary>A head that predicts the 3·P² pixels of every patch.</summary>
+public interface IPixelPredictor : IPredictor
+{
     /// <summary>Order of the pixels within a predicted patch.</summary>
     PixelOrder Order { get; }
-
-    /// <summary>(B, prefix + L, C) to (B, L, 3·P²).</summary>
-    Value Predict(Tape t, EncodedTokens tokens);
 }
+
+/// <summary>Where a head is built: for which term, and beside which heads of terms before it, by name.</summary>
+public readonly record struct HeadSite(Term? Term, IReadOnlyDictionary<string, IPredictor>? Others);
 
 /// <summary>Turns tokens into predictions.</summary>
 [JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
 [JsonDerivedType(typeof(LinearPixelHead), "linear")]
 [JsonDerivedType(typeof(TransformerDecoder), "transformer")]
+[JsonDerivedType(typeof(PrototypeHead), "prototypes")]
+[JsonDerivedType(typeof(SharedPrototypes), "shared-prototypes")]
 public abstract record Head
 {
     /// <summary>Declares the head's parameters.</summary>
-    public abstract IPredictor Build(ParamSet p, Encoder encoder);
+    public abstract IPredictor Build(ParamSet p, Encoder encoder, HeadSite site = default);
 
-    /// <summary>Multiply-adds of one forward pass over one picture.</summary>
+    /// <summary>Multiply-adds of one forward pass over one global crop.</summary>
+    /// <param name="term">The term whose head this is.</param>
     /// <param name="seen">Tokens that the encoder hands over.</param>
-    public abstract double MultiplyAdds(VitConfig encoder, int seen);
+    public abstract double MultiplyAdds(PretrainConfig config, Term term, int seen);
 
     /// <summary>Refuses numbers that make no sense behind an encoder.</summary>
     /// <exception cref="ConfigException">One sentence.</exception>
@@ -47,7 +67,7 @@ public enum HeadInit : byte
 public sealed record LinearPixelHead(HeadInit Scheme = HeadInit.Normal) : Head
 {
     /// <inheritdoc/>
-    public override IPredictor Build(ParamSet p, Encoder encoder)
+    public override IPredictor Build(ParamSet p, Encoder encoder, HeadSite site = default)
     {
         float bound = 1f / MathF.Sqrt(encoder.Width);
         int pixels = 3 * encoder.TokenPixels * encoder.TokenPixels;
@@ -58,8 +78,11 @@ public sealed record LinearPixelHead(HeadInit Scheme = HeadInit.Normal) : Head
     }
 
     /// <inheritdoc/>
-    public override double MultiplyAdds(VitConfig encoder, int seen)
-        => (double)encoder.Grid * encoder.Grid * encoder.Width * 3 * encoder.PatchPixels * encoder.PatchPixels;
+    public override double MultiplyAdds(PretrainConfig config, Term term, int seen)
+    {
+        VitConfig encoder = config.Encoder;
+        return (double)encoder.Grid * encoder.Grid * encoder.Width * 3 * encoder.PatchPixels * encoder.PatchPixels;
+    }
 
     /// <inheritdoc/>
     public override void Validate(VitConfig encoder)
@@ -69,7 +92,7 @@ public sealed record LinearPixelHead(HeadInit Scheme = HeadInit.Normal) : Head
                 + "patches have none; use terms.0.head.kind=transformer, or encoder.corruption=replace.");
     }
 
-    private sealed class Predictor(LinearParams layer) : IPredictor
+    private sealed class Predictor(LinearParams layer) : IPixelPredictor
     {
         public PixelOrder Order => PixelOrder.ChannelSlowest;
 

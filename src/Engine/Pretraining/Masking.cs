@@ -32,6 +32,7 @@ public readonly ref struct MaskRequest
 [JsonDerivedType(typeof(RandomPatches), "random-patches")]
 [JsonDerivedType(typeof(BlockwiseMasking), "blockwise")]
 [JsonDerivedType(typeof(AttentionGuided), "attention")]
+[JsonDerivedType(typeof(NoMasking), "none")]
 public abstract record Masking
 {
     /// <summary>Writes L = Grid² bytes, row-major: 1 = hidden.</summary>
@@ -42,6 +43,9 @@ public abstract record Masking
 
     /// <summary>It reads a teacher's attention.</summary>
     public virtual bool NeedsAttention => false;
+
+    /// <summary>Whether it ever hides anything.</summary>
+    public virtual bool Hides => true;
 
     /// <summary>Visible patches of every crop, where that is the same number each time; else 0.</summary>
     public int Visible(int grid, int patchPixels)

@@ -66,8 +66,7 @@ public sealed record MemoryPlan
     private static void OneUpdate(Pretrainer pretrainer, PretrainConfig config)
     {
         int s = config.Encoder.ImagePixels;
-        byte[] pixels = new byte[config.Run.Batch * 3 * s * s];
-        pretrainer.Pass(pixels, 0, firstPass: true, new byte[config.Run.Batch * s * s]);
+        pretrainer.Pass(new byte[config.BatchBytes], 0, firstPass: true, new byte[config.Run.Batch * s * s]);
         pretrainer.Update(0);
     }
 }

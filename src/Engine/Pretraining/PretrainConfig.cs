@@ -6,20 +6,6 @@ using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Pretraining;
 
-/// <summary>One part of the loss: what is predicted, how pixels count, by which head.</summary>
-public sealed record Term
-{
-    /// <summary>Its name in metrics.</summary>
-    public string Name { get; init; } = "pixels";
-
-    public Target Target { get; init; } = new PixelTarget();
-    public Weighting Weighting { get; init; } = new UniformWeighting();
-    public Head Head { get; init; } = new LinearPixelHead();
-
-    /// <summary>Factor of the term in the sum.</summary>
-    public float Scale { get; init; } = 1f;
-}
-
 /// <summary>How long, how large, how often.</summary>
 public sealed record RunConfig
 {
@@ -78,8 +64,19 @@ public sealed record PretrainConfig
 
     public Masking Masking { get; init; } = new RandomCells();
     public Term[] Terms { get; init; } = [new Term()];
+
+    /// <summary>A network that follows the trained one, for terms that learn from it and maskings that look at its attention; null = none.</summary>
+    public TeacherConfig? Teacher { get; init; }
+
     public OptimConfig Optim { get; init; } = new();
     public RunConfig Run { get; init; } = new();
+
+    /// <summary>Bytes of one batch's crops, global and local.</summary>
+    public int BatchBytes => checked(3 * Run.Batch * (Views.Global * Encoder.ImagePixels * Encoder.ImagePixels
+        + Views.Local * Views.LocalPixels * Views.LocalPixels));
+
+    /// <summary>The term that predicts pixels, or −1: the one that pictures of reconstructions show.</summary>
+    internal int PixelTerm => Array.FindIndex(Terms, t => t.Target is PixelTarget);
 
     /// <summary>This experiment with another weighting of the term of that name.</summary>
     public PretrainConfig WithWeighting(string term, Weighting weighting)
@@ -125,26 +122,28 @@ public sealed record PretrainConfig
             "encoder.positions is none, but encoder.corruption drop leaves patches out, and nothing would say where the others lie; "
             + "use sin-cos or learned.");
         Views.Validate(e.PatchPixels);
-        Require(Views is { Global: 1, Local: 0 },
-            $"views.global is {Views.Global} and views.local is {Views.Local}, but no term compares crops; use 1 and 0.");
+        Require(Views.Local == 0 || e.RelativeBias == RelativeBias.None,
+            $"views.local is {Views.Local}, but encoder.relativeBias is {e.RelativeBias}, which fits one size of crops only; use none, or no small crops.");
+        Require(Masking.Hides || e.Corruption == Corruption.Replace, "masking is none, but encoder.corruption is drop; use replace.");
+        Require(Views.Local == 0 || Terms.Any(t => t.On == TokenChoice.Cls),
+            $"views.local is {Views.Local}, but no term is on cls, and small crops serve no other; use 0.");
         Masking.Validate(e.ImagePixels, e.PatchPixels);
         Require(e.Corruption == Corruption.Replace || Masking.HidesSameNumber,
             "masking hides another number of patches in every crop, but encoder.corruption drop needs the same number; use random-tokens or random-cells.");
-        Require(!Masking.NeedsAttention,
+        Require(!Masking.NeedsAttention || Teacher is not null,
             "masking.kind is attention, which hides what a teacher looks at, but this experiment has no teacher; use another masking, or a recipe with one.");
         Require(Terms.Length > 0, "terms is empty; a run needs something to predict.");
-        Require(Terms.Length == 1, $"terms has {Terms.Length} entries; pixel terms share one head, so one term is what works today.");
-        foreach (Term t in Terms)
-        {
-            t.Target.Validate();
-            t.Weighting.Validate(e.ImagePixels);
-            t.Head.Validate(e);
-            Require(float.IsFinite(t.Scale), $"terms.scale is {t.Scale}; it must be a finite number.");
-        }
+        for (int i = 0; i < Terms.Length; i++) Terms[i].Validate(this, $"terms.{i}");
+        Require(Terms.Count(t => t.Target is PixelTarget) <= 1, $"terms has {Terms.Count(t => t.Target is PixelTarget)} entries on pixels; one is what works.");
+        Require(Terms.Count(t => t.Head is PrototypeHead) <= 1,
+            $"terms has {Terms.Count(t => t.Head is PrototypeHead)} heads of kind prototypes; let the others be shared-prototypes with the first.");
         Require(Terms.Where(t => t.Weighting.NewMarker() is not null).Select(t => t.Weighting).Distinct().Count() <= 1,
             "terms have different weightings by orb or sift keypoints; a run marks its crops once, so they must be the same.");
         Require(!Optim.ClipEachPass || !Optim.ClipEachParameter,
             "optim.clipEachPass and optim.clipEachParameter are both on; passes are clipped by the global norm: switch one off.");
+        Require(Views.Global == 1 || Terms.All(t => t.Weighting.NewMarker() is null),
+            $"views.global is {Views.Global}, but orb and sift keypoints are marked on one crop of each picture; use 1, or type fast.");
+        Teacher?.Validate(Terms);
         Require(Run.Batch > 0, $"run.batch is {Run.Batch}; it must be positive.");
         Require(Run.Accumulate > 0, $"run.accumulate is {Run.Accumulate}; 1 means no accumulation.");
         Require(Run.Epochs > 0 || Run.Steps > 0, $"run.epochs is {Run.Epochs} and run.steps is {Run.Steps}; one must be positive.");
@@ -158,6 +157,7 @@ public sealed record PretrainConfig
         Require(Optim.Beta1 is >= 0f and < 1f && Optim.Beta2 is >= 0f and < 1f,
             $"optim.beta1 and beta2 are {Optim.Beta1} and {Optim.Beta2}; both lie in [0, 1).");
         Require(Optim.WeightDecay >= 0f, $"optim.weightDecay is {Optim.WeightDecay}; it must be 0 or more.");
+        Require(Optim.WeightDecayEnd is null or >= 0f, $"optim.weightDecayEnd is {Optim.WeightDecayEnd}; it must be 0 or more, or null for no change.");
     }
 
     private static void Require(bool condition, string message)

@@ -8,74 +8,117 @@ namespace MimEngine.Engine.Pretraining;
 
 /// <summary>What happened since the last read-out.</summary>
 /// <param name="Losses">Mean of each term over the updates read.</param>
+/// <param name="Entropies">Mean entropy of what the teacher said to each term, in nats; 0 where it says nothing.</param>
 /// <param name="GradientNorm">Of the last update, before clipping.</param>
-public readonly record struct StepReadout(float[] Losses, float GradientNorm, long Updates);
+public readonly record struct StepReadout(float[] Losses, float[] Entropies, float GradientNorm, long Updates);
 
 /// <summary>
-/// One pretraining step: crops → weights and masks → encoder → heads and losses → backward → clip → update. The only state besides the
-/// parameter slabs and the optimiser's is the step number.
+/// One pretraining step: crops → teacher → weights and masks → encoder → heads and losses → backward → clip → update → teacher follows.
+/// The only state besides the parameter slabs, the optimiser's, the teacher's and its centres is the step number.
 /// </summary>
 public sealed class Pretrainer : IDisposable
 {
     private readonly Backend _backend;
     private readonly PretrainConfig _config;
+    private readonly Timetable _timetable;
     private readonly Tape _tape;
     private readonly Storage _sumStorage;
-    private readonly Tensor _lossSums;
+    private readonly Tensor _sums;   // losses by term, then entropies by term
     private readonly byte[] _hidden;
-    private readonly float[] _dropScales;
+    private readonly float[] _dropScales, _localDropScales, _rowWeights, _attention;
+    private readonly ClsAttentionWatch? _attentionWatch;
+    private readonly Value[] _predictions;
+    private readonly Value?[] _localPredictions;
     private readonly int _visible;
     private readonly CropMarker? _marker;
+    private readonly bool _weighsRows;
     private byte[] _marks = [];
-    private long _summed;
+    private long _summed, _passes, _step;
     private bool _warm;
 
     /// <param name="arenaBytes">Activation memory, as <see cref="MemoryPlan"/> forecasts it.</param>
     /// <param name="initialise">Draw initial parameters; false leaves zeros, for a checkpoint or a plan.</param>
-    public Pretrainer(Backend backend, PretrainConfig config, long arenaBytes, bool initialise = true)
+    /// <param name="timetable">What changes from update to update; none = one endless first epoch.</param>
+    public Pretrainer(Backend backend, PretrainConfig config, long arenaBytes, bool initialise = true, Timetable? timetable = null)
     {
         (_backend, _config) = (backend, config);
+        _timetable = timetable ?? new Timetable(config, int.MaxValue);
         Model = new MimModel(config);
-        Model.Params.Allocate(backend, initialise ? config.Run.Seed : null);
+        Model.Params.Allocate(backend, seed: null);
         Optimizer = new Optimizer(backend, Model.Params, config.Optim);
+        if (config.Teacher is not null) Teacher = new Teacher(backend, config, Model.Params);
+        if (initialise) Initialise();
         Arena = new Arena(backend, arenaBytes);
         _tape = new Tape(backend, Arena, config.Run.Recompute);
-        _sumStorage = backend.Allocate(config.Terms.Length * backend.Real.Size());
-        _lossSums = new Tensor(_sumStorage, 0, new Shape(config.Terms.Length), backend.Real);
-        _hidden = new byte[config.Run.Batch * Model.Encoder.Grid * Model.Encoder.Grid];
-        _visible = config.Masking.Visible(Model.Encoder.Grid, Model.Encoder.TokenPixels);
-        _dropScales = new float[Model.Encoder.DropRows * config.Run.Batch];
+        int terms = config.Terms.Length, crops = config.Views.Global * config.Run.Batch, patches = Model.Encoder.Grid * Model.Encoder.Grid;
+        _sumStorage = backend.Allocate(2 * terms * backend.Real.Size());
+        _sums = new Tensor(_sumStorage, 0, new Shape(2 * terms), backend.Real);
+        _predictions = new Value[terms];
+        _localPredictions = new Value?[terms];
+        _hidden = new byte[crops * patches];
+        _visible = config.Encoder.Corruption == Corruption.Drop ? config.Masking.Visible(Model.Encoder.Grid, Model.Encoder.TokenPixels) : 0;
+        _weighsRows = config.Terms.Any(t => t.Target is TeacherTokens && t.On == TokenChoice.HiddenPatches);
+        _attention = new float[config.Masking.NeedsAttention ? _hidden.Length : 0];
+        if (config.Masking.NeedsAttention) _attentionWatch = new ClsAttentionWatch { Block = Model.Encoder.Depth - 1 };
+        _rowWeights = new float[_weighsRows ? _hidden.Length : 0];
+        _dropScales = new float[Model.Encoder.DropRows * crops];
+        _localDropScales = new float[Model.Encoder.DropRows * config.Views.Local * config.Run.Batch];
         _marker = config.NewMarker();
     }
 
     public MimModel Model { get; }
     public Optimizer Optimizer { get; }
+    public Teacher? Teacher { get; }
     public Arena Arena { get; }
+
+    /// <summary>Draws the initial parameters; the teacher begins as a copy of the student.</summary>
+    public void Initialise()
+    {
+        Model.Params.Initialise(_backend, _config.Run.Seed);
+        Teacher?.Follow(momentum: 0);
+    }
 
     /// <summary>
     /// One pass of an update. Call it Accumulate times, then <see cref="Update"/>.
     /// </summary>
-    /// <param name="pixels">(B, 3, S, S) U8 crops, planar.</param>
+    /// <param name="pixels">Global crops, (V·B, 3, S, S) U8, planar; after them local ones, (v·B, 3, s, s).</param>
     /// <param name="batchNumber">Number of this batch since the run's beginning: update · Accumulate + pass. Names its random numbers.</param>
     /// <param name="firstPass">Gradients are overwritten instead of added to.</param>
     /// <param name="marks">(B, S, S) U8 where a weighting marks crops on the host; none = this call marks them, on its own thread.</param>
     public void Pass(ReadOnlySpan<byte> pixels, long batchNumber, bool firstPass, ReadOnlySpan<byte> marks = default)
     {
-        int b = _config.Run.Batch, s = _config.Encoder.ImagePixels;
+        Crops global = Load(pixels, 0, _config.Views.Global, _config.Encoder.ImagePixels);
+        Crops? local = _config.Views.Local == 0 ? null
+            : Load(pixels, (int)global.Bytes.Bytes, _config.Views.Local, _config.Views.LocalPixels);
+        Pass(global, local, batchNumber, firstPass, default, Marks(pixels, marks));
+    }
+
+    /// <summary>A pass on crops that lie on the device.</summary>
+    /// <param name="masks">(V·B·L), 1 = hidden; empty = drawn.</param>
+    internal void Pass(Crops global, Crops? local, long batchNumber, bool firstPass, ReadOnlySpan<byte> masks, Tensor? marks = null)
+    {
         if (firstPass) Model.Params.BeginUpdate();
         else if (_config.Optim.ClipEachPass) Optimizer.ClipGradient();
-        var shape = new Shape(b, 3, s, s);
-        Tensor crops = _tape.Keep(shape, DType.U8), images = _tape.Keep(shape);
-        _backend.Upload(crops, pixels);
-        _backend.NormalizeImages(images, crops, Normalization.Mean, Normalization.Std);
-        Tensor? marked = Marks(pixels, marks);
-        Tensor hidden = DrawMasks(batchNumber);
-        EncodedTokens tokens = Model.Encoder.Encode(_tape, images, new EncodeRequest(hidden, DrawDropScales(batchNumber), Visible: _visible));
+        _step = batchNumber / _config.Run.Accumulate;
+        LookAt(global);
+        if (masks.IsEmpty) DrawMasks(batchNumber);
+        else masks.CopyTo(_hidden);
+        Tensor hidden = Upload(_hidden, new Shape(global.Count, _hidden.Length / global.Count));
+        Tensor? rowWeights = WeighRows(global.Count);
+        var request = new EncodeRequest(_config.Masking.Hides ? hidden : null, DrawDropScales(_dropScales, (ulong)batchNumber, global.Count),
+            Visible: _visible);
+        Encode(global, request, _predictions, clsOnly: false);
+        if (local is { } small)
+            Encode(small, new EncodeRequest(DropScales: DrawDropScales(_localDropScales, ulong.MaxValue - (ulong)batchNumber, small.Count)),
+                _localPredictions, clsOnly: true);
         for (int term = 0; term < _config.Terms.Length; term++)
         {
-            Value loss = Model.Loss(_tape, tokens, term, crops, images, hidden, 1f / _config.Run.Accumulate, marked);
-            _backend.AddScaled(_lossSums.Slice(term, 1), loss.Data, 1f, 1f);
+            Lesson? lesson = Ask(term, rowWeights);
+            Value loss = Model.Loss(_tape, _predictions[term], term, global.Bytes, global.Images, hidden, 1f / _config.Run.Accumulate, marks,
+                lesson);
+            _backend.AddScaled(_sums.Slice(term, 1), loss.Data, 1f, 1f);
         }
+        _passes++;
         _tape.Backward();
         _tape.Reset();
     }
@@ -84,23 +127,25 @@ public sealed class Pretrainer : IDisposable
     /// <param name="block">1 … depth.</param>
     public float[] Tokens(ReadOnlySpan<byte> pixels, long batchNumber, int block)
     {
-        int b = _config.Run.Batch, s = _config.Encoder.ImagePixels;
-        var shape = new Shape(b, 3, s, s);
         _tape.BeginNoGrad();
-        Tensor crops = _tape.Keep(shape, DType.U8), images = _tape.Keep(shape);
-        _backend.Upload(crops, pixels);
-        _backend.NormalizeImages(images, crops, Normalization.Mean, Normalization.Std);
-        var request = new EncodeRequest(DrawMasks(batchNumber), DrawDropScales(batchNumber), block, block < Model.Encoder.Depth, _visible);
-        float[] tokens = Transfer.Floats(_backend, Model.Encoder.Encode(_tape, images, request).All.Data);
+        Crops global = Load(pixels, 0, _config.Views.Global, _config.Encoder.ImagePixels);
+        LookAt(global);
+        DrawMasks(batchNumber);
+        Tensor hidden = Upload(_hidden, new Shape(global.Count, _hidden.Length / global.Count));
+        var request = new EncodeRequest(_config.Masking.Hides ? hidden : null, DrawDropScales(_dropScales, (ulong)batchNumber, global.Count), block, block < Model.Encoder.Depth,
+            _visible);
+        float[] tokens = Transfer.Floats(_backend, Model.Encoder.Encode(_tape, global.Images, request).All.Data);
         _tape.EndNoGrad();
         _tape.Reset();
         return tokens;
     }
 
-    /// <summary>Clips and updates at this learning rate.</summary>
+    /// <summary>Clips and updates at this learning rate; then the teacher follows.</summary>
     public void Update(double rate)
     {
-        Optimizer.Step(rate);
+        Model.Freeze(_timetable.Epoch(_step));
+        Optimizer.Step(rate, _timetable.WeightDecay(_step));
+        Teacher?.Follow(_timetable.Momentum(_step));
         _summed++;
         if (_warm) return;
         Arena.Freeze();
@@ -111,20 +156,23 @@ public sealed class Pretrainer : IDisposable
     /// <exception cref="NonFiniteException">A loss or the gradient norm is not a number; names the first parameter that is not.</exception>
     public StepReadout ReadOut(long step)
     {
-        float[] losses = Transfer.Floats(_backend, _lossSums);
+        int terms = _config.Terms.Length;
+        float[] sums = Transfer.Floats(_backend, _sums), losses = sums[..terms], entropies = sums[terms..];
         float norm = Transfer.Floats(_backend, Optimizer.GradientNorm)[0];
-        for (int i = 0; i < losses.Length; i++) losses[i] /= Math.Max(1, _summed);
-        (long updates, _summed) = (_summed, 0);
-        _backend.Fill(_lossSums, 0f);
-        for (int i = 0; i < losses.Length; i++)
-            if (!float.IsFinite(losses[i])) throw NotFinite($"loss '{_config.Terms[i].Name}' is {losses[i]}", step, updates);
-        if (!float.IsFinite(norm)) throw NotFinite($"the gradient norm is {norm}", step, updates);
-        return new StepReadout(losses, norm, updates);
+        for (int i = 0; i < terms; i++) losses[i] /= Math.Max(1, _summed);
+        for (int i = 0; i < terms; i++) entropies[i] /= Math.Max(1, _passes);
+        (long updates, _summed, _passes) = (_summed, 0, 0);
+        _backend.Fill(_sums, 0f);
+        for (int i = 0; i < terms; i++)
+            if (!float.IsFinite(losses[i])) throw NonFiniteException.Of(_backend, Model.Params, $"loss '{_config.Terms[i].Name}' is {losses[i]}", step, updates);
+        if (!float.IsFinite(norm)) throw NonFiniteException.Of(_backend, Model.Params, $"the gradient norm is {norm}", step, updates);
+        return new StepReadout(losses, entropies, norm, updates);
     }
 
     public void Dispose()
     {
         Model.Dispose();
+        Teacher?.Dispose();
         Optimizer.Dispose();
         Arena.Dispose();
         _sumStorage.Dispose();
@@ -145,51 +193,98 @@ public sealed class Pretrainer : IDisposable
         return device;
     }
 
-    /// <summary>(B, L) U8 on the device, drawn on the host: one name a crop, so masks depend on nothing but seed and place in the run.</summary>
-    private Tensor DrawMasks(long batchNumber)
+    private Crops Load(ReadOnlySpan<byte> pixels, int first, int views, int side)
     {
-        int b = _config.Run.Batch, grid = Model.Encoder.Grid, patches = grid * grid;
-        for (int i = 0; i < b; i++)
+        var shape = new Shape(views * _config.Run.Batch, 3, side, side);
+        Tensor bytes = _tape.Keep(shape, DType.U8), images = _tape.Keep(shape);
+        _backend.Upload(bytes, pixels.Slice(first, (int)bytes.Bytes));
+        _backend.NormalizeImages(images, bytes, Normalization.Mean, Normalization.Std);
+        return new Crops(bytes, images);
+    }
+
+    private Tensor Upload(byte[] values, Shape shape)
+    {
+        Tensor tensor = _tape.Keep(shape, DType.U8);
+        _backend.Upload(tensor, values);
+        return tensor;
+    }
+
+    /// <summary>The teacher sees whole crops; what its [cls] attends to in the last block is read back where masks depend on it.</summary>
+    private void LookAt(Crops global)
+    {
+        if (Teacher is null) return;
+        if (_attentionWatch is not null) _attentionWatch.Into = _tape.Keep(new Shape(global.Count, _attention.Length / global.Count));
+        Teacher.Look(_tape, global.Images, new EncodeRequest(Watch: _attentionWatch));
+        if (_attentionWatch is not null) Transfer.Download(_backend, _attention, _attentionWatch.Into);
+    }
+
+    /// <summary>Runs the student on crops of one size, and every head that has something to say about them.</summary>
+    private void Encode(Crops crops, in EncodeRequest request, Value?[] predictions, bool clsOnly)
+    {
+        EncodedTokens tokens = Model.Encoder.Encode(_tape, crops.Images, request);
+        Model.See(_tape, tokens, clsOnly, firstOfPass: !clsOnly);
+        for (int term = 0; term < predictions.Length; term++)
+            if (!clsOnly || _config.Terms[term].On == TokenChoice.Cls) predictions[term] = Model.Logits(_tape, tokens, term);
+    }
+
+    /// <summary>The teacher's answer for a term that learns from it.</summary>
+    private Lesson? Ask(int term, Tensor? rowWeights)
+    {
+        Term spec = _config.Terms[term];
+        if (spec.Target is not TeacherTokens) return null;
+        Tensor? weights = spec.On == TokenChoice.HiddenPatches ? rowWeights : null;
+        Tensor entropy = _tape.Scratch(new Shape(1));
+        Tensor targets = Teacher!.Answer(_tape, term, entropy, weights, _timetable.Epoch(_step));
+        _backend.AddScaled(_sums.Slice(_config.Terms.Length + term, 1), entropy, 1f, 1f);
+        _tape.Done(entropy);
+        ViewsConfig views = _config.Views;
+        return new Lesson(_localPredictions[term], targets, weights, _config.Run.Batch, views.Global, views.Local);
+    }
+
+    /// <summary>(V·B·L): every crop's hidden patches count 1/(V·B) together, none nothing (SPEC E.3).</summary>
+    private Tensor? WeighRows(int crops)
+    {
+        if (!_weighsRows) return null;
+        int patches = _hidden.Length / crops;
+        for (int i = 0; i < crops; i++)
+        {
+            ReadOnlySpan<byte> hidden = _hidden.AsSpan(i * patches, patches);
+            int count = 0;
+            foreach (byte h in hidden) count += h;
+            for (int l = 0; l < patches; l++) _rowWeights[i * patches + l] = hidden[l] == 0 ? 0f : 1f / ((float)count * crops);
+        }
+        Tensor weights = _tape.Keep(new Shape(_rowWeights.Length));
+        Transfer.Upload(_backend, weights, _rowWeights);
+        return weights;
+    }
+
+    /// <summary>Drawn on the host: one name a crop, so masks depend on nothing but seed, place in the run and the teacher's attention.</summary>
+    private void DrawMasks(long batchNumber)
+    {
+        int grid = Model.Encoder.Grid, patches = grid * grid, crops = _hidden.Length / patches;
+        for (int i = 0; i < crops; i++)
         {
             var request = new MaskRequest
             {
                 Grid = grid,
                 PatchPixels = Model.Encoder.TokenPixels,
-                Crop = new Rng(_config.Run.Seed, RandomStream.Mask, (ulong)(batchNumber * b + i)),
+                Crop = new Rng(_config.Run.Seed, RandomStream.Mask, (ulong)(batchNumber * crops + i)),
+                Step = new Rng(_config.Run.Seed, RandomStream.MaskStep, (ulong)batchNumber),
+                Epoch = (double)_step / _timetable.StepsPerEpoch,
+                ClsAttention = _attention.Length == 0 ? default : _attention.AsSpan(i * patches, patches),
             };
             _config.Masking.Sample(request, _hidden.AsSpan(i * patches, patches));
         }
-        Tensor hidden = _tape.Keep(new Shape(b, patches), DType.U8);
-        _backend.Upload(hidden, _hidden);
-        return hidden;
     }
 
-    /// <summary>(2·depth, B): 0 for a dropped branch, else 1/(1 − p), or none without stochastic depth.</summary>
-    private Tensor? DrawDropScales(long batchNumber)
+    /// <summary>(2·depth, crops): 0 for a dropped branch, else 1/(1 − p), or none without stochastic depth.</summary>
+    private Tensor? DrawDropScales(float[] scales, ulong index, int crops)
     {
-        int rows = Model.Encoder.DropRows, b = _config.Run.Batch;
+        int rows = Model.Encoder.DropRows;
         if (rows == 0) return null;
-        StochasticDepth.Draw(_dropScales, Model.Encoder, b, new Rng(_config.Run.Seed, RandomStream.DropPath, (ulong)batchNumber));
-        Tensor scales = _tape.Keep(new Shape(rows, b));
-        Transfer.Upload(_backend, scales, _dropScales);
-        return scales;
-    }
-
-    private NonFiniteException NotFinite(string what, long step, long updates)
-    {
-        string first = "no parameter is affected yet";
-        foreach (Param p in Model.Params.Params)
-        {
-            bool badGradient = Array.Exists(Transfer.Floats(_backend, p.Gradient), v => !float.IsFinite(v));
-            bool badValue = Array.Exists(Transfer.Floats(_backend, p.Data), v => !float.IsFinite(v));
-            if (!badGradient && !badValue) continue;
-            first = $"the first tensor that is not finite is {(badValue ? "the parameter" : "the gradient of")} '{p.Name}'";
-            break;
-        }
-        return new NonFiniteException($"Training stopped: {what} between steps {step - updates + 1} and {step}; {first}. "
-            + "A lower optim.rate or a smaller optim.clipNorm usually helps; the last checkpoint is intact.");
+        StochasticDepth.Draw(scales, Model.Encoder, crops, new Rng(_config.Run.Seed, RandomStream.DropPath, index));
+        Tensor tensor = _tape.Keep(new Shape(rows, crops));
+        Transfer.Upload(_backend, tensor, scales);
+        return tensor;
     }
 }
-
-/// <summary>A loss or gradient that is NaN or infinite. The message is one sentence for the user.</summary>
-public sealed class NonFiniteException(string message) : Exception(message);

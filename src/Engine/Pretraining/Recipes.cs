@@ -6,7 +6,7 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Pretraining;
 
 /// <summary>The published experiments, as their authors' code runs them. One function a method.</summary>
-public static class Recipes
+public static partial class Recipes
 {
     /// <summary>Recipes by the name a user types.</summary>
     public static IReadOnlyDictionary<string, Func<PretrainConfig>> ByName { get; } = new Dictionary<string, Func<PretrainConfig>>
@@ -15,6 +15,11 @@ public static class Recipes
         ["kamim-baseline"] = KamimBaseline,
         ["kamim"] = Kamim,
         ["mae"] = Mae,
+        ["dino"] = Dino,
+        ["ibot"] = Ibot,
+        ["ibot-attmask-high"] = IbotAttMaskHigh,
+        ["ibot-attmask-hint"] = IbotAttMaskHint,
+        ["ibot-attmask-low"] = IbotAttMaskLow,
     };
 
     /// <summary>The recipe of that name.</summary>
@@ -145,7 +150,7 @@ public static class Recipes
     }
 
     /// <summary>The schedule of a short run: the rates of small-data practice, warm-up over a tenth, cosine to the end.</summary>
-    public static PretrainConfig Short(PretrainConfig recipe, double epochs, int batch, double rate = 1e-3) => recipe with
+    public static PretrainConfig Short(PretrainConfig recipe, double epochs, int batch, double rate = 1e-3) => ShortTeacher(recipe with
     {
         Optim = recipe.Optim with
         {
@@ -158,7 +163,7 @@ public static class Recipes
             WarmupEpochs = Math.Max(0.5, epochs / 10),
         },
         Run = recipe.Run with { Epochs = epochs, Batch = batch, Accumulate = 1 },
-    };
+    }, epochs);
 
     /// <summary>
     /// A recipe for the embedded pictures (28 × 28 clothes) and minutes on two cores: ViT mini, 32 px, 4 × 4 patches of 8 px, each a mask
@@ -169,7 +174,7 @@ public static class Recipes
     public static PretrainConfig Embedded(PretrainConfig recipe, double epochs = 30, int batch = 64)
     {
         PretrainConfig c = Short(AtPixels(recipe, 32), epochs, batch, rate: 1.5e-3);
-        int patch = c.Encoder.Corruption == Corruption.Drop ? 4 : 8;
+        int patch = c.Encoder.Corruption == Corruption.Drop || c.Teacher is not null ? 4 : 8;
         return c with
         {
             Encoder = c.Encoder.WithSize("mini") with
@@ -177,7 +182,7 @@ public static class Recipes
                 PatchPixels = patch,
                 Init = c.Encoder.Init == VitInit.Mae ? VitInit.Mae : VitInit.Xavier,
             },
-            Terms = [.. c.Terms.Select(t => t.Head is TransformerDecoder d ? t with { Head = d with { Width = 64, Depth = 2, Heads = 4 } } : t)],
+            Terms = [.. c.Terms.Select(t => t with { Head = SmallHead(t.Head) })],
             Masking = c.Masking is RandomCells cells ? cells with { CellPixels = 8 } : c.Masking,
             Augment = c.Augment with { VerticalFlip = 0f },
             Views = recipe.Views.Scaled(recipe.Encoder.ImagePixels, 32, patch),

@@ -9,11 +9,14 @@ namespace MimEngine.Engine.Pretraining;
 /// <param name="Hidden">(B, L) U8.</param>
 /// <param name="Weights">(B, S/w, S/w) or none = 1.</param>
 /// <param name="Scale">Factor of the term, accumulation included.</param>
-public readonly record struct TermInputs(Tensor Images, Tensor Hidden, Tensor? Weights, int PatchPixels, PixelOrder Order, float Scale);
+/// <param name="Lesson">What a teacher says, for targets that ask it.</param>
+public readonly record struct TermInputs(Tensor Images, Tensor Hidden, Tensor? Weights, int PatchPixels, PixelOrder Order, float Scale,
+    Lesson? Lesson = null);
 
 /// <summary>What a term predicts, and how far off a prediction is.</summary>
 [JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
 [JsonDerivedType(typeof(PixelTarget), "pixels")]
+[JsonDerivedType(typeof(TeacherTokens), "teacher-tokens")]
 public abstract record Target
 {
     /// <summary>(1): the term's loss.</summary>

@@ -20,7 +20,7 @@ public sealed record TransformerDecoder : Head
     public float MlpRatio { get; init; } = 4f;
 
     /// <inheritdoc/>
-    public override IPredictor Build(ParamSet p, Encoder encoder)
+    public override IPredictor Build(ParamSet p, Encoder encoder, HeadSite site = default)
     {
         VitConfig blocks = Blocks(encoder.Grid, encoder.TokenPixels);
         int pixels = 3 * encoder.TokenPixels * encoder.TokenPixels;
@@ -36,8 +36,9 @@ public sealed record TransformerDecoder : Head
     }
 
     /// <inheritdoc/>
-    public override double MultiplyAdds(VitConfig encoder, int seen)
+    public override double MultiplyAdds(PretrainConfig config, Term term, int seen)
     {
+        VitConfig encoder = config.Encoder;
         double l = (double)encoder.Grid * encoder.Grid, n = l + 1, pixels = 3.0 * encoder.PatchPixels * encoder.PatchPixels;
         int hidden = Blocks(encoder.Grid, encoder.PatchPixels).Hidden;
         return seen * (double)encoder.Width * Width + Depth * (n * Width * (4.0 * Width + 2.0 * hidden) + 2 * n * n * Width) + l * Width * pixels;
@@ -63,7 +64,7 @@ public sealed record TransformerDecoder : Head
         Init = VitInit.Mae,
     };
 
-    private sealed class Predictor : IPredictor
+    private sealed class Predictor : IPixelPredictor
     {
         public required LinearParams Embed { get; init; }
         public required Param? Mask { get; init; }
