@@ -109,7 +109,7 @@ public sealed class Finetuner : IDisposable
         if (!float.IsFinite(loss) || !float.IsFinite(norm))
             throw new NonFiniteException($"Fine-tuning stopped: {(float.IsFinite(loss) ? $"the gradient norm is {norm}" : $"the loss is {loss}")} "
                 + $"between steps {step - updates + 1} and {step}; a lower optim.rate usually helps; the last checkpoint is intact.");
-        return new StepReadout([loss], norm, updates);
+        return new StepReadout([loss], [], norm, updates);
     }
 
     /// <summary>Class scores of test pictures, by the averaged weights where there are such.</summary>
