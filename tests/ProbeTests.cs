@@ -127,6 +127,104 @@ public partial class ProbeTests
         for (int i = 0; i < scores.Count; i++) Same(golden, $"k{scores[i].Neighbours}.T0.07", scores[i], theirs[i]);
     }
 
+    [Test]
+    public void Supports_are_the_first_pictures_of_each_class_from_a_start_on()
+    {
+        using Golden golden = Golden.Open("05_ibot_attmask/knn");
+        int[] labels = Labels(golden, "in.train_labels");
+        foreach ((int shots, int start) in new[] { (1, 0), (5, 0), (10, 3) })
+            Assert.That(LowShot.Support(labels, shots, start), Is.EqualTo(Labels(golden, $"out.few{shots}_start{start}.train_indices")));
+        Assert.That(LowShot.Support(labels, 400, 100), Is.Null, "no class has 500 pictures");
+        Assert.That(new[] { 1, 5, 10, 20 }.Select(s => LowShot.StartOf(s, 4)), Is.EqualTo(new[] { 20, 20, 40, 80 }));
+    }
+
+    [Test]
+    public void Low_shot_scores_are_those_of_each_support_alone()
+    {
+        using Golden golden = Golden.Open("05_ibot_attmask/knn");
+        using var backend = new CpuBackend(2);
+        var all = new FeatureSet(golden.Tensors.Floats("in.train_features"), Labels(golden, "in.train_labels"), 24);
+        var test = new FeatureSet(golden.Tensors.Floats("in.test_features"), Labels(golden, "in.test_labels"), 24);
+        LowShotRow row = LowShot.Score(backend, new KnnConfig(), "pretrained", all, test, 12, 1)!;
+        // One picture of a class, one neighbour: the first support's accuracy is the official one of k = 10 only where the nearest wins.
+        double first = KnnProbe.Score(backend, new KnnConfig { Neighbours = [1] }, all.At(Labels(golden, "out.few1_start0.train_indices")), test, 12)[0].Top1;
+        Assert.That(row.Draws[0], Is.EqualTo(first));
+        Assert.That(row.Draws, Has.Length.EqualTo(5).And.Some.Not.EqualTo(first));
+        Assert.That(row.Mean, Is.EqualTo(row.Draws.Average()));
+        Assert.That(row.Deviation, Is.EqualTo(Math.Sqrt(row.Draws.Sum(d => Math.Pow(d - row.Mean, 2)) / 4)).Within(1e-12));
+    }
+
+    [Test]
+    public void Clusters_agree_with_labels_as_in_scikit_learn()
+    {
+        using Golden golden = Golden.Open("05_ibot_attmask/cluster_metrics");
+        ClusterAgreement ours = ClusterAgreement.Of(Labels(golden, "in.labels"), Labels(golden, "in.pred"));
+        foreach ((string name, double value) in new[] { ("nmi", ours.Nmi), ("ari", ours.AdjustedRand), ("fscore", ours.FowlkesMallows) })
+            Assert.That(value, Is.EqualTo(golden.Values.GetProperty(name).GetDouble()).Within(1e-9 * Math.Abs(value)), name);
+        Assert.That(ClusterAgreement.Of([0, 0, 1, 1], [7, 7, 3, 3]), Is.EqualTo(new ClusterAgreement(1, 1, 1)));
+    }
+
+    [Test]
+    public void The_last_four_class_tokens_are_the_official_features()
+    {
+        // The golden has two blocks; the same network read twice as deep would be another. So: four equal parts of the row, each checked.
+        var vit = new VitConfig { ImagePixels = 16, PatchPixels = 8, Width = 16, Depth = 6, Heads = 2, MlpRatio = 2f };
+        using var backend = new CpuBackend(1);
+        byte[] crops = [.. Enumerable.Range(0, 2 * 3 * 256).Select(i => (byte)(i * 37))];
+        float[] all = new float[2 * 4 * 16], one = new float[2 * 16];
+        using var encoder = new FrozenEncoder(backend, vit, new FeaturePlace(6, true, Pooling.ClsOfLastBlocks));
+        encoder.Initialise(5);
+        encoder.Encode(all, crops, 2);
+        for (int block = 3; block <= 6; block++)
+        {
+            using var single = new FrozenEncoder(backend, vit, new FeaturePlace(block, true, Pooling.Cls));
+            single.Initialise(5);
+            single.Encode(one, crops, 2);
+            for (int i = 0; i < 2; i++)
+                Assert.That(all.AsSpan(i * 64 + (block - 3) * 16, 16).ToArray(), Is.EqualTo(one.AsSpan(i * 16, 16).ToArray()), $"block {block}");
+        }
+    }
+
+    [Test]
+    public void Two_blocks_side_by_side_are_iBOTs_intermediate_layers()
+    {
+        using Golden golden = Golden.Open("05_ibot_attmask/vit_features_interpolate");
+        var vit = new VitConfig { ImagePixels = 32, PatchPixels = 8, Width = 24, Depth = 2, Heads = 3, MlpRatio = 2f };
+        using var backend = new CpuBackend(1);
+        float[] both = new float[48];
+        foreach (int block in new[] { 1, 2 })
+        {
+            using var encoder = new FrozenEncoder(backend, vit, new FeaturePlace(block, true, Pooling.Cls));
+            Dictionary<string, float[]> weights = golden.Tensors.Entries.Where(e => e.Name.StartsWith("param.")).ToDictionary(e => e.Name[6..], e => golden.Tensors.Floats(e.Name));
+            weights["mask_token"] = new float[24];
+            encoder.Load(weights, "golden");
+            encoder.Encode(both.AsSpan((block - 1) * 24, 24), golden.Tensors.Floats("in.x0").AsSpan(), 1);
+        }
+        golden.AssertClose("out.x0.feat_n2_avgpool0", both);
+    }
+
+    [Test]
+    public void The_most_attended_patches_turn_black_and_no_others()
+    {
+        var vit = new VitConfig { ImagePixels = 16, PatchPixels = 4, Width = 16, Depth = 2, Heads = 2, MlpRatio = 2f };
+        using var backend = new CpuBackend(1);
+        using var encoder = new FrozenEncoder(backend, vit, new FeaturePlace(2, true, Pooling.Cls));
+        encoder.Initialise(5);
+        byte[] crops = [.. Enumerable.Range(0, 3 * 3 * 256).Select(i => (byte)(1 + i * 37 % 255))], black = [.. crops];
+        float[] attention = new float[3 * 16];
+        encoder.ClsAttention(attention, crops, 3);
+        new MaskedPictures(encoder, vit).Blacken(black, 3, 0.3);
+        for (int i = 0; i < 3; i++)
+        {
+            int[] best = [.. Enumerable.Range(0, 16).OrderByDescending(p => attention[i * 16 + p]).Take(4)];
+            for (int at = 0; at < 3 * 256; at++)
+            {
+                int patch = at % 256 / 16 / 4 * 4 + at % 16 / 4;
+                Assert.That(black[i * 768 + at], Is.EqualTo(best.Contains(patch) ? 0 : crops[i * 768 + at]), $"picture {i}, byte {at}");
+            }
+        }
+    }
+
     [TestCase("few1_start0.k10", 10, 47.0, 90.4)]
     [TestCase("few5_start0.k10", 10, 69.4, 96.6)]
     [TestCase("few10_start3.k20", 20, 77.6, 99.2)]

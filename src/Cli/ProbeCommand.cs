@@ -23,13 +23,18 @@ internal static class ProbeCommand
         Option<long?> block = Options.Number("--block", "N", "Block whose output is read, from 1; 0 is the last. [the preset's]");
         Option<long?> epochs = Options.Number("--epochs", "N", "Passes of the linear probe. [the preset's]", least: 1);
         Option<long?> seed = Options.Number("--seed", "N", "Of the probe's shuffles and start. [0]");
+        Option<string?> shots = Options.Text("--shots", "LIST",
+            "Low-shot k-NN with so many labelled pictures of each class, as 1,5,10,20: mean and deviation of five supports. [none]");
+        Option<string?> masked = Options.Text("--masked", "LIST",
+            "Test pictures again with so large a share of their most attended patches black, as 0.1,0.3,0.5,0.7. [none]");
+        Option<string?> attentioner = Options.Text("--attentioner", "RUN", "Whose attention --masked reads. [the run that is probed]");
         Option<long?> threads = Options.Threads(), loaders = Options.LoaderThreads();
         Option<string[]> set = Options.Set("--set pooling=cls --set optim.rate=0.1");
         run.Required = true;
         Command command = new("probe",
             "Freezes a pretrained encoder and asks what its features tell: weighted k-NN and a linear classifier, always beside the "
             + "encoder the run started from. Writes probes/…json into the run folder.");
-        Option[] all = [run, data, preset, beside, rates, only, block, epochs, seed, set, device, threads, loaders];
+        Option[] all = [run, data, preset, beside, rates, only, shots, masked, attentioner, block, epochs, seed, set, device, threads, loaders];
         foreach (Option option in all) command.Add(option);
         command.SetAction(parsed =>
         {
@@ -43,6 +48,9 @@ internal static class ProbeCommand
                 Seed = (ulong?)parsed.GetValue(seed) ?? config.Seed,
                 Rates = parsed.GetValue(rates) is { } list ? Rates(list) : config.Rates,
             };
+            if (parsed.GetValue(shots) is { } few) config = config with { Shots = [.. Numbers("--shots", few, "1,5,10,20").Select(v => (int)v)] };
+            if (parsed.GetValue(masked) is { } shares) config = config with { Masked = Numbers("--masked", shares, "0.1,0.3,0.5") };
+            if (parsed.GetValue(attentioner) is { } eyes) config = config with { Attentioner = eyes };
             config = Options.Apply(config, parsed.GetValue(set));
             if (parsed.GetValue(beside) is { } more) config = config with { Beside = [.. Poolings(more).Where(p => p != config.Pooling)] };
             return Run(terminal, new ProbeOptions
@@ -64,9 +72,11 @@ internal static class ProbeCommand
         ConfigJson.Choice<Pooling>(word) ?? throw new UsageException($"--beside {word}: there is no such aggregation"
             + UsageError.OrKnown(word, Enum.GetValues<Pooling>().Select(ConfigJson.Word))));
 
-    private static double[] Rates(string list) => [.. list.Split(',', StringSplitOptions.TrimEntries).Select(word =>
-        double.TryParse(word, NumberStyles.Float, CultureInfo.InvariantCulture, out double rate) ? rate
-            : throw new UsageException($"--rates {word}: is not a number; write them as 0.8,1.6,3.2."))];
+    private static double[] Rates(string list) => Numbers("--rates", list, "0.8,1.6,3.2");
+
+    private static double[] Numbers(string option, string list, string like) => [.. list.Split(',', StringSplitOptions.TrimEntries).Select(word =>
+        double.TryParse(word, NumberStyles.Float, CultureInfo.InvariantCulture, out double number) ? number
+            : throw new UsageException($"{option} {word}: is not a number; write them as {like}."))];
 
     private static ProbeConfig Named(string? name) => name is null ? ProbePresets.ByName.First().Value()
         : ProbePresets.ByName.TryGetValue(name, out Func<ProbeConfig>? make) ? make()
@@ -97,6 +107,18 @@ internal static class ProbeCommand
                     a.OverCls is { } over ? (100 * over).ToString("+0.00;-0.00", CultureInfo.InvariantCulture) : "–",
                     a.StandardErrors is { } errors ? errors.ToString("0.0", CultureInfo.InvariantCulture) : "–",
                 })]);
+        if (r.LowShot.Count > 0)
+            display.Table("Low-shot k-NN: mean ± deviation of five supports", ["pictures a class", "k", "encoder", "top-1 %", "± sd", "supports"],
+                [.. r.LowShot.Select(s => new[]
+                {
+                    s.Shots.ToString(CultureInfo.InvariantCulture), s.Neighbours.ToString(CultureInfo.InvariantCulture), s.Encoder, Percent(s.Mean),
+                    Percent(s.Deviation), s.Draws.Length.ToString(CultureInfo.InvariantCulture),
+                })]);
+        if (r.Masked.Count > 0)
+            display.Table("Test pictures without their most attended patches, top-1 %",
+                ["probe", "encoder", .. r.Config.Masked.Select(m => Percent(m) + " % black")],
+                [.. r.Masked.GroupBy(m => (m.Name, m.Encoder)).Select(g => (string[])
+                    [g.Key.Name, g.Key.Encoder, .. r.Config.Masked.Select(m => Percent(g.First(row => row.Ratio == m).Top1))])]);
         display.Line($"Features: {r.FeatureSentence}. The whole report is in the run's folder probes/.");
         return 0;
     }

@@ -61,6 +61,10 @@ public sealed class ProbeRun
     private readonly List<ProbeRow> _rows = [];
     private readonly List<ProbeCurve> _curves = [];
     private readonly List<string> _notes = [];
+    private readonly List<LowShotRow> _lowShot = [];
+    private readonly List<MaskedRow> _masked = [];
+    private FrozenEncoder? _attentioner;
+    private VitConfig? _attentionerConfig;
     private ProbeConfig _probe;
 
     private ProbeRun(ProbeOptions options, PretrainConfig run, IProbeObserver observer, CancellationToken stop)
@@ -101,6 +105,7 @@ public sealed class ProbeRun
         using FrozenEncoder? oracle = OpenOracle(backend);
         using var encoder = new FrozenEncoder(backend, _run.Encoder, place, _probe.Beside, oracle);
         LoadReport loaded = trained.LoadInto(encoder);
+        using FrozenEncoder? attentioner = _attentioner = OpenAttentioner(backend, trained);
         double majority = Score(ProbeRow.Pretrained, backend, encoder, train, test);
         encoder.Initialise(_run.Run.Seed);
         Score(ProbeRow.RandomInit, backend, encoder, train, test);
@@ -125,6 +130,8 @@ public sealed class ProbeRun
             Rows = _rows,
             Curves = _curves,
             Notes = _notes,
+            LowShot = _lowShot,
+            Masked = _masked,
         };
     }
 
@@ -141,15 +148,19 @@ public sealed class ProbeRun
                 classes, stop: _stop))
                 _rows.Add(ProbeRow.Of($"k-NN k={s.Neighbours}", who, encoder.Place with { Pooling = nearest.Pooling }, s.Top1, s.Top5,
                     testSet.Count, _probe.Seed));
+        IReadOnlyList<FeatureSet> masked = [.. _probe.Masked.Select(ratio => Extract(who, encoder, test, $"test, {Share(ratio)} black",
+            (crops, count) => new MaskedPictures(_attentioner!, _attentionerConfig!).Blacken(crops, count, ratio)))];
+        if (_options.Knn && nearest.Length > 0) Neighbours(who, backend, encoder, nearest, trainSet, testSet, masked, classes);
         if (_options.Linear)
         {
             using FeatureStream stream = _probe.Augment is null
                 ? new CachedFeatures(trainSet, _probe.Batch, classes, _probe.Seed)
                 : new AugmentedFeatures(encoder, _probe, train, new AugmentedViews(_probe.Augment, _run.Encoder.ImagePixels), _options.LoaderThreads);
             foreach ((SideProbe side, LinearProbeResult result) in SideBySide.Train(backend, _probe, encoder.Row, stream, testSet, classes,
-                (probe, epoch) => _observer.Epoch(who, probe, epoch, _probe.Epochs), _stop))
+                (probe, epoch) => _observer.Epoch(who, probe, epoch, _probe.Epochs), _stop, masked))
             {
                 string name = NameOf(side);
+                _masked.AddRange(_probe.Masked.Select((ratio, i) => new MaskedRow(name, who, ratio, result.Also[i])));
                 _rows.Add(ProbeRow.Of(name, who, encoder.Place with { Pooling = side.Pooling }, result.Last.Top1, result.Last.Top5,
                     testSet.Count, _probe.Seed, result.Best.Top1, side.Rate));
                 _curves.Add(new ProbeCurve(name, who, result.Epochs));
@@ -157,6 +168,38 @@ public sealed class ProbeRun
             if (stream is AugmentedFeatures { Corrupt: var corrupt } && corrupt.Report() is { Length: > 0 } sentence) Note(sentence);
         }
         return testSet.MajorityRate(trainSet, classes);
+    }
+
+    /// <summary>Low-shot k-NN, and k-NN of blackened pictures among whole ones.</summary>
+    private void Neighbours(string who, Backend backend, FrozenEncoder encoder, FeaturePart part, FeatureSet trainSet, FeatureSet testSet,
+        IReadOnlyList<FeatureSet> masked, int classes)
+    {
+        FeatureSet train = trainSet.Only(encoder.Row, part), test = testSet.Only(encoder.Row, part);
+        foreach (int shots in _probe.Shots)
+        {
+            if (LowShot.Score(backend, _probe.Knn, who, train, test, classes, shots, _stop) is { } row) _lowShot.Add(row);
+            else Note($"No low-shot k-NN with {shots} pictures of each class: some class has fewer.");
+        }
+        for (int i = 0; i < masked.Count; i++)
+            foreach (KnnScore s in KnnProbe.Score(backend, _probe.Knn, train, masked[i].Only(encoder.Row, part), classes, stop: _stop))
+                _masked.Add(new MaskedRow($"k-NN k={s.Neighbours}", who, _probe.Masked[i], s.Top1));
+    }
+
+    private static string Share(double ratio) => (100 * ratio).ToString("0.#", CultureInfo.InvariantCulture) + " %";
+
+    /// <summary>The encoder whose attention says which patches turn black: the probed one as it was trained, or another run's.</summary>
+    private FrozenEncoder? OpenAttentioner(Backend backend, TrainedRun probed)
+    {
+        if (_probe.Masked.Length == 0) return null;
+        using TrainedRun? other = _probe.Attentioner is { } path ? TrainedRun.Open(path) : null;
+        TrainedRun from = other ?? probed;
+        VitConfig own = _run.Encoder, theirs = _attentionerConfig = from.Config.Encoder;
+        if (theirs.ImagePixels != own.ImagePixels)
+            throw new ConfigException($"Probe: the attentioner sees pictures of {theirs.ImagePixels} pixels, this encoder of {own.ImagePixels}; "
+                + "both must see the same.");
+        var encoder = new FrozenEncoder(backend, theirs, new FeaturePlace(theirs.Depth, theirs.FinalNorm, Pooling.Cls));
+        from.LoadInto(encoder);
+        return encoder;
     }
 
     /// <summary>The preset, and what tells this probe from those beside it.</summary>
@@ -179,9 +222,9 @@ public sealed class ProbeRun
         return oracle;
     }
 
-    private FeatureSet Extract(string who, FrozenEncoder encoder, IDataset data, string split)
+    private FeatureSet Extract(string who, FrozenEncoder encoder, IDataset data, string split, PictureChange? change = null)
         => FeatureSet.Extract(encoder, data, new AugmentedViews(_probe.View, _run.Encoder.ImagePixels), _options.LoaderThreads,
-            done => _observer.Progress($"features of the {split} pictures, {who}", done, data.Count), Note, _stop);
+            done => _observer.Progress($"features of the {split} pictures, {who}", done, data.Count), Note, _stop, change);
 
     private static FeatureSet Labels(IDataset data) => new([], [.. Enumerable.Range(0, data.Count).Select(data.Label)], 0);
 

@@ -42,6 +42,9 @@ public sealed class VisionTransformer : Encoder
     public override int DropRows => _config.DropPath > 0f ? 2 * _config.Depth : 0;
     public override float DropProbability(int row) => _config.DropPathOf(row / 2);
 
+    /// <summary>The final normalisation, of anything of this width; nothing where the encoder has none.</summary>
+    public Value Normalize(Tape t, Value x) => _norm is null ? x : t.LayerNorm(x, _norm);
+
     /// <inheritdoc/>
     public override EncodedTokens Encode(Tape t, Tensor images, in EncodeRequest request)
     {

@@ -29,11 +29,17 @@ public enum Pooling : byte
 
     /// <summary>A weight for each token, learned with the classifier ("abmilp").</summary>
     AbMilp,
+
+    /// <summary>[cls] of the last four blocks, each after the final LayerNorm, side by side: DINO's and iBOT's linear probe (SPEC E.6).</summary>
+    ClsOfLastBlocks,
 }
 
 /// <summary>What <see cref="Pooling"/> computes, differentiable in tokens and attention.</summary>
 public static class Aggregation
 {
+    /// <summary>Blocks that <see cref="Pooling.ClsOfLastBlocks"/> reads.</summary>
+    public const int LastBlocks = 4;
+
     private const float SumEps = 1e-6f;
 
     /// <summary>Whether it reads the attention of the block.</summary>

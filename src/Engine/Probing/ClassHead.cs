@@ -12,10 +12,10 @@ internal static class ClassHead
         Init uniform = new Init.Uniform(1f / MathF.Sqrt(width));
         Init weight = init switch
         {
-            ClassifierInit.Mae => new Init.TruncatedNormal(0.01f),
+            ClassifierInit.Mae or ClassifierInit.Dino => new Init.TruncatedNormal(0.01f),
             ClassifierInit.NearZero => new Init.TruncatedNormal(2e-5f),
             _ => uniform,
         };
-        return p.Linear("head", width, classes, weight, biasInit: init == ClassifierInit.NearZero ? Init.Zeros : uniform);
+        return p.Linear("head", width, classes, weight, biasInit: init is ClassifierInit.NearZero or ClassifierInit.Dino ? Init.Zeros : uniform);
     }
 }

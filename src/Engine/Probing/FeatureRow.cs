@@ -19,7 +19,8 @@ public sealed class FeatureRow
         List<FeaturePart> parts = [];
         foreach (Pooling pooling in poolings)
         {
-            var part = new FeaturePart(pooling, Width, pooling == Pooling.AbMilp ? encoder.Tokens : 1, encoder.Width);
+            int blocks = pooling == Pooling.ClsOfLastBlocks ? Aggregation.LastBlocks : 1;
+            var part = new FeaturePart(pooling, Width, pooling == Pooling.AbMilp ? encoder.Tokens : 1, blocks * encoder.Width);
             parts.Add(part);
             Width += part.Length;
         }

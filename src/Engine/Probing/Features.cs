@@ -3,12 +3,29 @@ using MimEngine.Engine.Pretraining;
 
 namespace MimEngine.Engine.Probing;
 
+/// <summary>Changes pictures in place.</summary>
+/// <param name="crops">(count, 3, S, S) u8, planar, and perhaps more behind.</param>
+public delegate void PictureChange(Span<byte> crops, int count);
+
 /// <summary>The features of a dataset: (Count, Width) float32 rows and their labels.</summary>
 public sealed record FeatureSet(float[] Values, int[] Labels, int Width)
 {
     public int Count => Labels.Length;
 
     public ReadOnlySpan<float> Row(int index) => Values.AsSpan(index * Width, Width);
+
+    /// <summary>Some of the pictures, in the given order.</summary>
+    public FeatureSet At(ReadOnlySpan<int> indices)
+    {
+        float[] values = new float[indices.Length * Width];
+        int[] labels = new int[indices.Length];
+        for (int i = 0; i < indices.Length; i++)
+        {
+            Row(indices[i]).CopyTo(values.AsSpan(i * Width));
+            labels[i] = Labels[indices[i]];
+        }
+        return new FeatureSet(values, labels, Width);
+    }
 
     /// <summary>One part of every row, as a set of its own.</summary>
     public FeatureSet Only(FeatureRow row, FeaturePart part)
@@ -32,9 +49,10 @@ public sealed record FeatureSet(float[] Values, int[] Labels, int Width)
     /// <param name="threads">Decoding threads.</param>
     /// <param name="progress">Told the number of pictures done, after every batch.</param>
     /// <param name="note">Told in a sentence about unreadable pictures, if there were any.</param>
+    /// <param name="change">Changes pictures, (count, 3, S, S) u8, before the encoder sees them.</param>
     /// <exception cref="DataException">Too many pictures are unreadable, or one has no label.</exception>
     public static FeatureSet Extract(FrozenEncoder encoder, IDataset data, IViews views, int threads, Action<int>? progress = null,
-        Action<string>? note = null, CancellationToken stop = default)
+        Action<string>? note = null, CancellationToken stop = default, PictureChange? change = null)
     {
         const int Batch = 256;
         if ((long)data.Count * encoder.Width > Array.MaxLength)
@@ -48,6 +66,7 @@ public sealed record FeatureSet(float[] Values, int[] Labels, int Width)
         {
             stop.ThrowIfCancellationRequested();
             Batch batch = loader.Next();
+            change?.Invoke(batch.Pixels, batch.Count);
             encoder.Encode(values.AsSpan(done * encoder.Width, batch.Count * encoder.Width), batch.Filled, batch.Count);
             batch.Labels.AsSpan(0, batch.Count).CopyTo(labels.AsSpan(done));
             done += batch.Count;

@@ -19,7 +19,7 @@ public sealed class FrozenEncoder : IDisposable
     private readonly Tape _tape;
     private readonly FeaturePlace _place;
     private readonly FrozenEncoder? _oracle;
-    private readonly AttentionTap? _tap;
+    private readonly IBlockWatch? _tap;
     private readonly int _chunk;
     private float[] _part = [];
 
@@ -41,6 +41,11 @@ public sealed class FrozenEncoder : IDisposable
         _chunk = oracle?._chunk ?? (int)Math.Clamp(ActivationElements / ((long)config.Tokens * config.Width), 1, 256);
         if (Row.Parts.Any(p => p.Pooling.ReadsAttention()) || place.Pooling == Pooling.Oracle)
             _tap = new AttentionTap(backend, new Shape(_chunk, config.Heads, config.Tokens, config.Tokens), place.Block - 1);
+        if (Row.Parts.Any(p => p.Pooling == Pooling.ClsOfLastBlocks))
+        {
+            if (_tap is not null) throw new ConfigException("Probe: [cls] of the last blocks cannot stand beside aggregations by attention; probe them apart.");
+            _tap = new BlockTap(backend, new Shape(_chunk, 1, config.Width), place.Block);
+        }
         _arena = new Arena(backend, arenaBytes);
         _tape = new Tape(backend, _arena);
     }
@@ -136,7 +141,7 @@ public sealed class FrozenEncoder : IDisposable
 
     public void Dispose()
     {
-        _tap?.Dispose();
+        (_tap as IDisposable)?.Dispose();
         _arena.Dispose();
         _params.Dispose();
     }
@@ -154,6 +159,11 @@ public sealed class FrozenEncoder : IDisposable
         EncodedTokens tokens = Tokens(_tape, images);
         foreach (FeaturePart part in Row.Parts)
         {
+            if (part.Pooling == Pooling.ClsOfLastBlocks)
+            {
+                for (int i = 0; i < Aggregation.LastBlocks; i++) Put(features, ClsOf(tokens.All, i), part.Offset + i * _encoder.Width, count);
+                continue;
+            }
             Value pooled = part.Pooling == Pooling.AbMilp ? tokens.All
                 : Aggregation.Pool(_tape, part.Pooling, tokens.All, Attention(part.Pooling, images), tokens.Prefix, tokens.Grid);
             if (Row.Parts.Count == 1)
@@ -161,13 +171,47 @@ public sealed class FrozenEncoder : IDisposable
                 Transfer.Download(_backend, features, pooled.Data.Slice(0, count));
                 continue;
             }
-            if (_part.Length < count * part.Length) _part = new float[_chunk * part.Length];
-            Transfer.Download(_backend, _part.AsSpan(0, count * part.Length), pooled.Data.Slice(0, count));
-            for (int i = 0; i < count; i++)
-                _part.AsSpan(i * part.Length, part.Length).CopyTo(features[(i * Row.Width + part.Offset)..]);
+            Put(features, pooled, part.Offset, count);
         }
         _tape.EndNoGrad();
         _tape.Reset();
+    }
+
+    /// <summary>Rows of one pooling to their place in the rows of features.</summary>
+    private void Put(Span<float> features, Value pooled, int offset, int count)
+    {
+        int length = (int)(pooled.Data.Count / pooled.Data.Shape.D0);
+        if (_part.Length < count * length) _part = new float[_chunk * length];
+        Transfer.Download(_backend, _part.AsSpan(0, count * length), pooled.Data.Slice(0, count));
+        for (int i = 0; i < count; i++) _part.AsSpan(i * length, length).CopyTo(features[(i * Row.Width + offset)..]);
+    }
+
+    /// <summary>(chunk, 1, C): [cls] after one of the last blocks, the deepest last, normalised as the place says.</summary>
+    private Value ClsOf(Value tokens, int block)
+    {
+        if (block == Aggregation.LastBlocks - 1) return _tape.SliceTokens(tokens, 0, 1);
+        Value cls = _tape.Input(((BlockTap)_tap!).Cls(block));
+        return _place.FinalNorm ? _encoder.Normalize(_tape, cls) : cls;
+    }
+
+    /// <summary>What [cls] looks at in the last block, mean over heads: (count, L), written.</summary>
+    /// <param name="crops">(count, 3, S, S) u8, planar.</param>
+    public void ClsAttention(Span<float> attention, ReadOnlySpan<byte> crops, int count)
+    {
+        int picture = 3 * _encoder.Config.ImagePixels * _encoder.Config.ImagePixels, patches = _encoder.Grid * _encoder.Grid;
+        for (int first = 0; first < count; first += _chunk)
+        {
+            int n = Math.Min(_chunk, count - first);
+            (Tensor bytes, Tensor images) = Inputs();
+            Tensor into = _tape.Keep(new Shape(_chunk, patches));
+            _backend.Upload(bytes.Slice(0, n), crops.Slice(first * picture, n * picture));
+            _backend.NormalizeImages(images, bytes, Normalization.Mean, Normalization.Std);
+            _tape.BeginNoGrad();
+            _encoder.Encode(_tape, images, new EncodeRequest(Watch: new ClsAttentionWatch { Block = _encoder.Depth - 1, Into = into }));
+            _tape.EndNoGrad();
+            Transfer.Download(_backend, attention.Slice(first * patches, n * patches), into.Slice(0, n));
+            _tape.Reset();
+        }
     }
 
     private EncodedTokens Tokens(Tape t, Tensor images)
@@ -177,28 +221,13 @@ public sealed class FrozenEncoder : IDisposable
     private Value? Attention(Pooling pooling, Tensor images)
     {
         if (!pooling.ReadsAttention()) return null;
-        if (pooling != Pooling.Oracle) return _tape.Input(_tap!.Probabilities);
+        if (pooling != Pooling.Oracle) return _tape.Input(((AttentionTap)_tap!).Probabilities);
         FrozenEncoder oracle = _oracle ?? throw new ArgumentException("Pooling by an oracle needs one.");
         oracle._tape.BeginNoGrad();
         oracle.Tokens(oracle._tape, images);
         oracle._tape.EndNoGrad();
         oracle._tape.Reset();
-        return _tape.Input(oracle._tap!.Probabilities);
-    }
-
-    /// <summary>Keeps the attention of one block.</summary>
-    private sealed class AttentionTap(Backend backend, Shape shape, int wanted) : IBlockWatch, IDisposable
-    {
-        private readonly Storage _storage = backend.Allocate(shape.Count * backend.Real.Size());
-
-        public Tensor Probabilities => new(_storage, 0, shape, backend.Real);
-
-        public void Attended(Tape t, int block, Tensor before, Tensor qkv, int heads, Tensor? bias, Tensor? gamma, Tensor after)
-        {
-            if (block == wanted) backend.AttentionProbabilities(Probabilities, qkv, heads, bias);
-        }
-
-        public void Dispose() => _storage.Dispose();
+        return _tape.Input(((AttentionTap)oracle._tap!).Probabilities);
     }
 
     private LoadReport Load(IEnumerable<string> names, Func<string, Param, string?> fault, Func<string, float[]> values, string source,

@@ -16,6 +16,9 @@ public sealed record LinearProbeResult(IReadOnlyList<ProbeEpoch> Epochs)
 {
     public ProbeEpoch Last => Epochs[^1];
 
+    /// <summary>Top-1 of more test sets with the final weights, in the order given.</summary>
+    public double[] Also { get; init; } = [];
+
     /// <summary>The epoch of the highest top-1, the first of equals: chosen by looking at the test pictures.</summary>
     public ProbeEpoch Best => Epochs.MaxBy(e => e.Top1);
 }

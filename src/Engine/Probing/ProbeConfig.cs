@@ -16,6 +16,9 @@ public enum ClassifierInit : byte
 
     /// <summary>Weight normal 2e-5, bias 0: fine-tuning by MAE and SimMIM, whose logits start at almost nothing (SPEC B.5, C.4).</summary>
     NearZero,
+
+    /// <summary>Weight normal .01, bias 0: DINO's and iBOT's probe (SPEC E.6).</summary>
+    Dino,
 }
 
 /// <summary>What is done to a whole training batch of pictures and labels.</summary>
@@ -105,6 +108,15 @@ public sealed record ProbeConfig
 
     public KnnConfig Knn { get; init; } = new();
 
+    /// <summary>Low-shot k-NN with this many labelled pictures of each class (the papers: 1, 5, 10, 20); none = not done.</summary>
+    public int[] Shots { get; init; } = [];
+
+    /// <summary>Test pictures again with this share of their most attended patches black; none = not done.</summary>
+    public double[] Masked { get; init; } = [];
+
+    /// <summary>The run, or a checkpoint of one, whose attention says which patches turn black; null = the run that is probed.</summary>
+    public string? Attentioner { get; init; }
+
     /// <summary>Where features of this encoder are read.</summary>
     public FeaturePlace PlaceIn(VitConfig encoder)
         => new(Block switch { 0 => encoder.Depth, TwoThirds => (2 * encoder.Depth + 2) / 3, _ => Block }, FinalNorm && encoder.FinalNorm, Pooling);
@@ -120,6 +132,10 @@ public sealed record ProbeConfig
         foreach (Pooling p in Poolings)
             Require(p.Window() <= encoder.Grid, $"{p} reads {p.Window()} × {p.Window()} patches, but this encoder has {encoder.Grid} a side.");
         Require(Array.TrueForAll(Rates, r => r > 0 && double.IsFinite(r)), "rates must be positive numbers.");
+        Require(!Poolings.Contains(Pooling.ClsOfLastBlocks) || PlaceIn(encoder).Block >= Aggregation.LastBlocks,
+            $"cls-of-last-blocks reads {Aggregation.LastBlocks} blocks, but the probe ends at block {PlaceIn(encoder).Block}.");
+        Require(Array.TrueForAll(Shots, s => s > 0), "shots must be positive numbers of pictures a class.");
+        Require(Array.TrueForAll(Masked, m => m is >= 0 and < 1), "masked lists shares of patches; each must lie in [0, 1).");
         if (Poolings.Contains(Pooling.AbMilp)) AbMilp.Validate(encoder.Width);
         Require(Epochs > 0, $"epochs is {Epochs}; it must be positive.");
         Require(Batch > 0, $"batch is {Batch}; it must be positive.");

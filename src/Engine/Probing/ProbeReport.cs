@@ -81,6 +81,12 @@ public sealed record ProbeReport
     public required IReadOnlyList<ProbeRow> Rows { get; init; }
     public required IReadOnlyList<ProbeCurve> Curves { get; init; }
 
+    /// <summary>Low-shot k-NN, where it was asked for.</summary>
+    public IReadOnlyList<LowShotRow> LowShot { get; init; } = [];
+
+    /// <summary>Accuracies on test pictures without their most attended patches, where they were asked for.</summary>
+    public IReadOnlyList<MaskedRow> Masked { get; init; } = [];
+
     /// <summary>Sentences the reader should know: unreadable pictures, a batch that was cut.</summary>
     public required IReadOnlyList<string> Notes { get; init; }
 

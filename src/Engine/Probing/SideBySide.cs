@@ -19,11 +19,13 @@ public static class SideBySide
 
     /// <summary>Trains and scores every aggregation of the row at every rate. The same seed gives the same bits for any number of threads.</summary>
     /// <param name="observer">Told after every epoch of every probe.</param>
+    /// <param name="also">More test sets, scored once after the last epoch.</param>
     /// <returns>Aggregations in the row's order, each with its rates in the config's.</returns>
     /// <remarks>The loss is the epoch's mean for a probe alone at its aggregation, else that of the epoch's last batch.</remarks>
     /// <exception cref="NonFiniteException">No probe has a loss that is a number.</exception>
     public static IReadOnlyList<(SideProbe Probe, LinearProbeResult Result)> Train(Backend backend, ProbeConfig config, FeatureRow row,
-        FeatureStream train, FeatureSet test, int classes, Action<SideProbe, ProbeEpoch>? observer = null, CancellationToken stop = default)
+        FeatureStream train, FeatureSet test, int classes, Action<SideProbe, ProbeEpoch>? observer = null, CancellationToken stop = default,
+        IReadOnlyList<FeatureSet>? also = null)
     {
         if (train.BatchesPerEpoch == 0) throw new ConfigException($"Probe: batch is {config.Batch}, more than there are training pictures.");
         double[] peaks = config.PeakRates, rates = new double[peaks.Length];
@@ -35,6 +37,7 @@ public static class SideBySide
         List<(SideProbe Probe, List<ProbeEpoch> Epochs)> probes =
             [.. row.Parts.SelectMany(part => peaks.Select(peak => (new SideProbe(part.Pooling, peak), new List<ProbeEpoch>())))];
         List<Group> groups = [];
+        double[][] more = [.. probes.Select(_ => new double[also?.Count ?? 0])];
         try
         {
             foreach (FeaturePart part in row.Parts) Open(groups, backend, config, row, part, peaks.Length, classes);
@@ -58,12 +61,15 @@ public static class SideBySide
                 }
                 if (epochEnds) Score(groups, config, row, test, classes, probes, rates, observer);
             }
+            for (int set = 0, next = 0; set < more[0].Length; set++, next = 0)
+                foreach (Group g in groups)
+                    foreach (int right in Hits(g, config, row, also![set], classes).Top1) more[next++][set] = right / (double)also[set].Count;
         }
         finally
         {
             foreach (Group g in groups) g.Classifier.Dispose();
         }
-        return [.. probes.Select(p => (p.Probe, new LinearProbeResult(p.Epochs)))];
+        return [.. probes.Select((p, i) => (p.Probe, new LinearProbeResult(p.Epochs) { Also = more[i] }))];
     }
 
     private static void Open(List<Group> groups, Backend backend, ProbeConfig config, FeatureRow row, FeaturePart part, int rates, int classes)
@@ -83,25 +89,32 @@ public static class SideBySide
         return g.Features.AsSpan(0, rows.Length / row.Width * g.Part.Length);
     }
 
+    /// <summary>Right predictions of each probe of a group.</summary>
+    private static (int[] Top1, int[] Top5) Hits(Group g, ProbeConfig config, FeatureRow row, FeatureSet test, int classes)
+    {
+        int each = g.Classifier.Probes * classes;
+        int[] first = new int[g.Classifier.Probes], five = new int[g.Classifier.Probes];
+        for (int at = 0; at < test.Count; at += config.Batch)
+        {
+            int n = Math.Min(config.Batch, test.Count - at);
+            ReadOnlySpan<int> labels = test.Labels.AsSpan(at, n);
+            g.Classifier.Logits(g.Logits.AsSpan(0, n * each), Own(row, g, test.Values.AsSpan(at * row.Width, n * row.Width)));
+            for (int p = 0; p < first.Length; p++)
+            {
+                (int top1, int top5) = LinearProbe.Hits(g.Logits, labels, classes, p * classes, each);
+                (first[p], five[p]) = (first[p] + top1, five[p] + top5);
+            }
+        }
+        return (first, five);
+    }
+
     private static void Score(List<Group> groups, ProbeConfig config, FeatureRow row, FeatureSet test, int classes,
         List<(SideProbe Probe, List<ProbeEpoch> Epochs)> probes, double[] rates, Action<SideProbe, ProbeEpoch>? observer)
     {
         int next = 0;
         foreach (Group g in groups)
         {
-            int each = g.Classifier.Probes * classes;
-            int[] first = new int[g.Classifier.Probes], five = new int[g.Classifier.Probes];
-            for (int at = 0; at < test.Count; at += config.Batch)
-            {
-                int n = Math.Min(config.Batch, test.Count - at);
-                ReadOnlySpan<int> labels = test.Labels.AsSpan(at, n);
-                g.Classifier.Logits(g.Logits.AsSpan(0, n * each), Own(row, g, test.Values.AsSpan(at * row.Width, n * row.Width)));
-                for (int p = 0; p < first.Length; p++)
-                {
-                    (int top1, int top5) = LinearProbe.Hits(g.Logits, labels, classes, p * classes, each);
-                    (first[p], five[p]) = (first[p] + top1, five[p] + top5);
-                }
-            }
+            (int[] first, int[] five) = Hits(g, config, row, test, classes);
             for (int p = 0; p < first.Length; p++, next++)
             {
                 (SideProbe probe, List<ProbeEpoch> epochs) = probes[next];
