@@ -147,7 +147,8 @@ public partial class ProbeTests
         var test = new FeatureSet(golden.Tensors.Floats("in.test_features"), Labels(golden, "in.test_labels"), 24);
         LowShotRow row = LowShot.Score(backend, new KnnConfig(), "pretrained", all, test, 12, 1)!;
         // One picture of a class, one neighbour: the first support's accuracy is the official one of k = 10 only where the nearest wins.
-        double first = KnnProbe.Score(backend, new KnnConfig { Neighbours = [1] }, all.At(Labels(golden, "out.few1_start0.train_indices")), test, 12)[0].Top1;
+        FeatureSet support = all.At(Labels(golden, "out.few1_start0.train_indices"));
+        double first = KnnProbe.Score(backend, new KnnConfig { Neighbours = [1] }, support, test, 12)[0].Top1;
         Assert.That(row.Draws[0], Is.EqualTo(first));
         Assert.That(row.Draws, Has.Length.EqualTo(5).And.Some.Not.EqualTo(first));
         Assert.That(row.Mean, Is.EqualTo(row.Draws.Average()));
@@ -195,7 +196,8 @@ public partial class ProbeTests
         foreach (int block in new[] { 1, 2 })
         {
             using var encoder = new FrozenEncoder(backend, vit, new FeaturePlace(block, true, Pooling.Cls));
-            Dictionary<string, float[]> weights = golden.Tensors.Entries.Where(e => e.Name.StartsWith("param.")).ToDictionary(e => e.Name[6..], e => golden.Tensors.Floats(e.Name));
+            Dictionary<string, float[]> weights = golden.Tensors.Entries.Where(e => e.Name.StartsWith("param."))
+                .ToDictionary(e => e.Name[6..], e => golden.Tensors.Floats(e.Name));
             weights["mask_token"] = new float[24];
             encoder.Load(weights, "golden");
             encoder.Encode(both.AsSpan((block - 1) * 24, 24), golden.Tensors.Floats("in.x0").AsSpan(), 1);

@@ -43,7 +43,7 @@ public sealed class FrozenEncoder : IDisposable
             _tap = new AttentionTap(backend, new Shape(_chunk, config.Heads, config.Tokens, config.Tokens), place.Block - 1);
         if (Row.Parts.Any(p => p.Pooling == Pooling.ClsOfLastBlocks))
         {
-            if (_tap is not null) throw new ConfigException("Probe: [cls] of the last blocks cannot stand beside aggregations by attention; probe them apart.");
+            if (_tap is not null) throw new ConfigException("Probe: cls-of-last-blocks cannot stand beside aggregations by attention; probe them apart.");
             _tap = new BlockTap(backend, new Shape(_chunk, 1, config.Width), place.Block);
         }
         _arena = new Arena(backend, arenaBytes);

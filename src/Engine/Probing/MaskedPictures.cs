@@ -10,7 +10,7 @@ public sealed class MaskedPictures(FrozenEncoder attentioner, VitConfig config)
 {
     private readonly int[] _order = new int[config.Grid * config.Grid];
 
-    /// <summary>Blackens ⌊ratio·L⌋ patches of every picture: bytes become 0, which normalisation turns into (−2.118, −2.036, −1.804).</summary>
+    /// <summary>Blackens ⌊ratio·L⌋ patches of every picture: bytes become 0, which normalisation turns into −2.118, −2.036, −1.804.</summary>
     /// <param name="crops">(count, 3, S, S) u8, planar, changed.</param>
     public void Blacken(Span<byte> crops, int count, double ratio)
     {
