@@ -7,6 +7,7 @@ switch (args)
     case ["fast", ..]: return FastBench.Run(args.AsSpan(1));
     case ["loader", ..]: return LoaderBench.Run(args.AsSpan(1));
     case ["probes", ..]: return ProbeBench.Run(args.AsSpan(1));
+    case ["teacher", ..]: return TeacherBench.Run(args.AsSpan(1));
     case ["step", ..]: return StepBench.Run(args.AsSpan(1));
     case ["ops", ..]:
         OpBench.Only = args.Length > 1 ? args[1] : "";

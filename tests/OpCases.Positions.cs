@@ -7,7 +7,7 @@ internal static partial class OpCases
     private static IEnumerable<OpCase> Positions()
     {
         foreach (int prefix in new[] { 0, 1 })
-            foreach ((int from, int rows, int columns, int c) in new[] { (4, 2, 2, 5), (4, 6, 3, 24), (14, 6, 6, 192), (1, 3, 2, 7), (7, 9, 9, 33) })
+            foreach ((int from, int rows, int columns, int c) in new[] { (4, 2, 2, 5), (3, 4, 5, 3), (14, 6, 6, 192), (1, 3, 2, 7) })
                 yield return ResizePositions(GridResize.ByScale(prefix, from, rows, columns), c);
         yield return ResizePositions(new GridResize(1, 3, 5, 4, 2, 0.75f, 2.5f), 11);
     }

@@ -9,12 +9,14 @@ internal sealed unsafe partial class OracleBackend
         int cols = table.Shape.Cols;
         Require(table.Shape.Rows == resize.From && y.Shape.Rows == resize.To, $"ResizePositions: {table.Shape} to {y.Shape} by {resize}.");
         for (int t = 0; t < resize.To; t++)
-            for (int c = 0; c < cols; c++)
+        {
+            for (int c = 0; c < cols; c++) F(y)[t * cols + c] = 0;
+            for (int s = 0; s < resize.From; s++)
             {
-                double sum = 0;
-                for (int s = 0; s < resize.From; s++) sum += Share(resize, t, s) * F(table)[s * cols + c];
-                F(y)[t * cols + c] = sum;
+                double share = Share(resize, t, s);
+                for (int c = 0; c < cols; c++) F(y)[t * cols + c] += share * F(table)[s * cols + c];
             }
+        }
     }
 
     public override void ResizePositionsBackward(Grad dtable, Tensor dy, in GridResize resize)
@@ -23,7 +25,10 @@ internal sealed unsafe partial class OracleBackend
         double[] g = new double[resize.From * cols];
         for (int t = 0; t < resize.To; t++)
             for (int s = 0; s < resize.From; s++)
-                for (int c = 0; c < cols; c++) g[s * cols + c] += Share(resize, t, s) * F(dy)[t * cols + c];
+            {
+                double share = Share(resize, t, s);
+                for (int c = 0; c < cols; c++) g[s * cols + c] += share * F(dy)[t * cols + c];
+            }
         Emit(dtable, g);
     }
 

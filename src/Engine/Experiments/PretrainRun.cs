@@ -82,6 +82,8 @@ public sealed class PretrainRun : IDisposable
     private readonly Reconstruction _reconstruction;
     private readonly Health _health;
     private readonly CollapseWatch? _collapse;
+    private readonly AttentionStrip? _strip;
+    private readonly LiveKnn? _knn;
     private readonly List<string> _pictures = [];
     private long _step;
     private string? _trouble;
@@ -103,7 +105,9 @@ public sealed class PretrainRun : IDisposable
         byte[] shown = FixedCrops(PictureCrops);
         _reconstruction = new Reconstruction(_backend, _config, shown);
         _health = new Health(_backend, _config.Encoder, shown);
-        if (_config.Teacher is not null) _collapse = new CollapseWatch(_backend, _config, FixedCrops(RankCrops));
+        if (_config.Teacher is not null)
+            (_collapse, _strip) = (new CollapseWatch(_backend, _config, FixedCrops(RankCrops)), new AttentionStrip(_backend, _config, shown));
+        if (_config.Run.KnnEveryEpochs > 0) _knn = new LiveKnn(_backend, _config, options.Data ?? _config.Data, options.LoaderThreads);
         _folder = options.Resume is { } old ? RunDirectory.Resume(old)
             : options.Out is { } path ? RunDirectory.Create(path, json)
             : RunDirectory.CreateNumbered("runs", _config.Recipe.Length > 0 ? _config.Recipe : "pretrain", json);
@@ -123,6 +127,7 @@ public sealed class PretrainRun : IDisposable
     public void Dispose()
     {
         _folder.Dispose();
+        _knn?.Dispose();
         _pretrainer.Dispose();
         _dataset.Dispose();
         _backend.Dispose();
@@ -142,7 +147,7 @@ public sealed class PretrainRun : IDisposable
         });
         var span = _config.Rates(batches);
         long everyCheckpoint = Every(run.CheckpointEveryEpochs, span.StepsPerEpoch), everyPicture = Every(run.PicturesEveryEpochs, span.StepsPerEpoch);
-        long everyHealth = Every(run.HealthEveryEpochs, span.StepsPerEpoch);
+        long everyHealth = Every(run.HealthEveryEpochs, span.StepsPerEpoch), everyKnn = Every(run.KnnEveryEpochs, span.StepsPerEpoch);
         using var metrics = MetricsLog.Open(_folder.Metrics, _step);
         using var events = EventFile.Create(_folder.Path, _step, _options.Clock);
         _observer.Started(new PretrainStart(_folder.Path, _config, _backend.Description, _dataset.Name, _dataset.Count, _plan, _step, total,
@@ -157,8 +162,8 @@ public sealed class PretrainRun : IDisposable
             _step++;
             bool last = _step == total || stop.IsCancellationRequested, save = last || _step % everyCheckpoint == 0;
             bool draw = _step == total || (everyPicture > 0 && _step % everyPicture == 0);
-            bool look = everyHealth > 0 && _step % everyHealth == 0;
-            if (save || draw || look || _step % run.LogEverySteps == 0)
+            bool look = everyHealth > 0 && _step % everyHealth == 0, ask = everyKnn > 0 && _step % everyKnn == 0;
+            if (save || draw || look || ask || _step % run.LogEverySteps == 0)
             {
                 StepReadout read = _pretrainer.ReadOut(_step);
                 loss = read.Losses.Sum();
@@ -172,10 +177,12 @@ public sealed class PretrainRun : IDisposable
                 List<Metric> health = look ? _health.Look(_pretrainer.Model.Encoder, _pretrainer.Arena.Guest()) : [];
                 if (_pretrainer.Teacher is { } teacher)
                     health.AddRange(_collapse!.Look(read, teacher, look ? _pretrainer.Arena.Guest() : null, _step > span.StepsPerEpoch, _observer.Note));
+                if (ask) health.AddRange(_knn!.Look((_pretrainer.Teacher?.Model ?? _pretrainer.Model).Params));
                 Log(metrics, events, line, read, health);
                 _observer.Progress(line);
             }
-            if (draw && _config.PixelTerm >= 0) Draw(events);
+            if (draw && _config.PixelTerm >= 0) Draw(events, "reconstruction", _reconstruction.Draw(_pretrainer.Model, _pretrainer.Arena.Guest()));
+            if (draw && _strip is not null) Draw(events, "attention", _strip.Draw(_pretrainer.Teacher!.Model.Encoder, _pretrainer.Arena.Guest()));
             if (save) unsaved = Save(metrics);
         }
         if (_step == first && _step < total) unsaved = Save(metrics);
@@ -212,11 +219,10 @@ public sealed class PretrainRun : IDisposable
         _trouble = trouble;
     }
 
-    private void Draw(EventFile events)
+    private void Draw(EventFile events, string name, RgbImage sheet)
     {
-        RgbImage sheet = _reconstruction.Draw(_pretrainer.Model, _pretrainer.Arena.Guest());
         byte[] png = Png.Encode(sheet);
-        string path = Path.Combine(_folder.Pictures, $"reconstruction-{_step:00000000}.png");
+        string path = Path.Combine(_folder.Pictures, $"{name}-{_step:00000000}.png");
         try
         {
             File.WriteAllBytes(path, png);
@@ -226,7 +232,7 @@ public sealed class PretrainRun : IDisposable
         {
             _observer.Note($"{path}: the picture was not written ({e.Message.TrimEnd('.')}); training goes on.");
         }
-        events.Picture(_step, "reconstruction", sheet.Width, sheet.Height, png);
+        events.Picture(_step, name, sheet.Width, sheet.Height, png);
     }
 
     /// <summary>Saves; a full disk is reported and training goes on, since the next save may succeed.</summary>

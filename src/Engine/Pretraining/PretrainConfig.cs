@@ -41,6 +41,12 @@ public sealed record RunConfig
     /// <summary>Epochs between looks at every block's attention on a few fixed pictures ("health.…" in metrics); 0 = never.</summary>
     public double HealthEveryEpochs { get; init; } = 1;
 
+    /// <summary>Epochs between scores by k-NN ("knn.cls" and "knn.patches" in metrics); 0 = never. Pictures need labels and a test split.</summary>
+    public double KnnEveryEpochs { get; init; }
+
+    /// <summary>Pictures of either split that this k-NN reads at most, evenly spread.</summary>
+    public int KnnPictures { get; init; } = 5000;
+
     /// <summary>Epochs between reconstruction pictures; they are always drawn at the end; 0 = only then.</summary>
     public double PicturesEveryEpochs { get; init; } = 10;
 }
@@ -150,6 +156,8 @@ public sealed record PretrainConfig
         Require(Run.Steps >= 0, $"run.steps is {Run.Steps}; 0 means as many as run.epochs make.");
         Require(Run.LogEverySteps > 0, $"run.logEverySteps is {Run.LogEverySteps}; it must be positive.");
         Require(Run.CheckpointEveryEpochs > 0, $"run.checkpointEveryEpochs is {Run.CheckpointEveryEpochs}; it must be positive.");
+        Require(Run.KnnEveryEpochs >= 0, $"run.knnEveryEpochs is {Run.KnnEveryEpochs}; it must be 0 (never) or more.");
+        Require(Run.KnnPictures > 0, $"run.knnPictures is {Run.KnnPictures}; it must be positive.");
         Require(Run.HealthEveryEpochs >= 0, $"run.healthEveryEpochs is {Run.HealthEveryEpochs}; it must be 0 (never) or more.");
         Require(Run.KeepCheckpoints > 0, $"run.keepCheckpoints is {Run.KeepCheckpoints}; at least the newest must stay.");
         Require(Optim.Rate > 0 && double.IsFinite(Optim.Rate), $"optim.rate is {Optim.Rate}; it must be a positive number.");

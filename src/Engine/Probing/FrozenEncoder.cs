@@ -58,6 +58,9 @@ public sealed class FrozenEncoder : IDisposable
 
     public FeaturePlace Place => _place;
 
+    /// <summary>Whether it has a parameter of that name.</summary>
+    public bool Has(string name) => _params.Contains(name);
+
     /// <summary>Sets the parameters a run of this seed starts from.</summary>
     public void Initialise(ulong seed) => _params.Initialise(_backend, seed);
 
