@@ -56,7 +56,7 @@ internal static class StepBench
         using var cpu = new CpuBackend(threads, precision: precision);
         using var roof = new CpuRoof(cpu.Threads, 1 << 20);
         using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
-        byte[] pixels = new byte[c.Batch * 3 * c.Pixels * c.Pixels];
+        byte[] pixels = new byte[config.BatchBytes];
         for (int i = 0; i < pixels.Length; i++) pixels[i] = (byte)((uint)(i / 8) * 2654435761u >> 24);
         long allocated = long.MaxValue;
         for (int step = 0; step < 6; step++)

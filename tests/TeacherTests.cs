@@ -143,6 +143,39 @@ public class TeacherTests
     }
 
     [Test]
+    public void Initial_parameters_have_the_official_statistics()
+    {
+        using Golden golden = Golden.Open("05_ibot_attmask/init_stats");
+        PretrainConfig config = Recipes.Ibot();
+        config = config with
+        {
+            Encoder = config.Encoder with { ImagePixels = golden.Int("img"), Width = golden.Int("dim"), Depth = golden.Int("depth"), Heads = golden.Int("heads") },
+            Views = config.Views with { LocalPixels = 32 },
+            Terms = [config.Terms[0] with
+            {
+                Head = new PrototypeHead { Prototypes = golden.Int("out"), HiddenWidth = golden.Int("hidden"), Bottleneck = golden.Int("bottleneck"), UnitPrototypes = false },
+            }, config.Terms[1]],
+        };
+        using var cpu = new CpuBackend(1);
+        using var model = new MimModel(config);
+        model.Params.Allocate(cpu, seed: 1);
+        int seen = 0;
+        Assert.Multiple(() =>
+        {
+            foreach (Param p in model.Params.Params)
+            {
+                if (!golden.Values.TryGetProperty(Official(p.Name), out JsonElement stats)) continue;
+                seen++;
+                float[] values = Transfer.Floats(cpu, p.Data);
+                double mean = values.Average(v => (double)v), deviation = Math.Sqrt(values.Average(v => (v - mean) * (v - mean))), wanted = stats.GetProperty("std").GetDouble();
+                if (wanted == 0) Assert.That(values, Is.All.EqualTo((float)stats.GetProperty("mean").GetDouble()), p.Name);
+                else if (values.Length >= 1000) Assert.That(deviation, Is.EqualTo(wanted).Within(5).Percent, p.Name);
+            }
+        });
+        Assert.That(seen, Is.GreaterThan(30));
+    }
+
+    [Test]
     public void Nonsense_is_refused_in_a_sentence()
     {
         PretrainConfig ibot = Recipes.Ibot();

@@ -32,6 +32,7 @@ internal static class Examples
             "Examples:",
             "  mim pretrain                                          KAMIM on the embedded pictures, minutes on two cores",
             "  mim pretrain --recipe kamim --vit small --data photos/ --pixels 192 --epochs 100 --out runs/photos",
+            "  mim pretrain --recipe ibot-attmask-high               a student learns from its teacher what the teacher's attention hides",
             "  mim pretrain --recipe mae                             MAE on the embedded pictures; pictures/ shows what it fills in",
             "  mim pretrain --set terms.0.weighting.temperature=0.5 --set terms.0.weighting.mark=point",
             "  mim pretrain --resume runs/photos                     continue after Ctrl+C, to the same bits",

@@ -169,12 +169,12 @@ public static partial class Recipes
     /// A recipe for the embedded pictures (28 × 28 clothes) and minutes on two cores: ViT mini, 32 px, 4 × 4 patches of 8 px, each a mask
     /// cell and a weight cell. Small and short runs start from Xavier's rule and average squared gradients over 20 steps instead of 1,000;
     /// clothes stand upright, so nothing is flipped top to bottom. An encoder that sees a quarter of the patches can have 4 px ones at the
-    /// price of 8 px ones, and a transformer decoder shrinks with its encoder.
+    /// price of 8 px ones. Decoders and prototype heads shrink with their encoder; four small crops of a picture are enough.
     /// </summary>
     public static PretrainConfig Embedded(PretrainConfig recipe, double epochs = 30, int batch = 64)
     {
         PretrainConfig c = Short(AtPixels(recipe, 32), epochs, batch, rate: 1.5e-3);
-        int patch = c.Encoder.Corruption == Corruption.Drop || c.Teacher is not null ? 4 : 8;
+        int patch = c.Encoder.Corruption == Corruption.Drop ? 4 : 8;
         return c with
         {
             Encoder = c.Encoder.WithSize("mini") with
@@ -185,7 +185,7 @@ public static partial class Recipes
             Terms = [.. c.Terms.Select(t => t with { Head = SmallHead(t.Head) })],
             Masking = c.Masking is RandomCells cells ? cells with { CellPixels = 8 } : c.Masking,
             Augment = c.Augment with { VerticalFlip = 0f },
-            Views = recipe.Views.Scaled(recipe.Encoder.ImagePixels, 32, patch),
+            Views = recipe.Views.Scaled(recipe.Encoder.ImagePixels, 32, patch) with { Local = Math.Min(recipe.Views.Local, 4) },
             Optim = c.Optim with { Beta2 = 0.95f },
         };
     }
