@@ -289,42 +289,43 @@ public sealed unsafe partial class CpuBackend
             partial[chunk] = total;
         }
 
-        /// <summary>Σ_q H(p_q, s); e becomes the gradient.</summary>
+        /// <summary>Σ_q H(p_q, s); e becomes the gradient. Three walks along the row: largest; e, loss; gradient.</summary>
         private double Row(float* e, float* s, int m, int v, float slope)
         {
-            TV sharp = TV.All(x.Sharp);
-            float max = Lines<TV>.Largest(s, x.Cols) * x.Sharp;
-            TV top = TV.All(max), sum = TV.Zero;
-            int i = 0;
+            float** partners = stackalloc float*[pairs.Teachers];
+            int n = 0, i = 0;
+            for (int q = 0; q < pairs.Teachers; q++)
+                if (pairs.Pair(v, q)) partners[n++] = targets + ((long)q * pairs.Rows + m) * x.Cols;
+            float max = Lines<TV>.Largest(s, x.Cols) * x.Sharp, all = 0f, whole = 0f, dot = 0f;
+            TV sharp = TV.All(x.Sharp), top = TV.All(max), sums = TV.Zero, masses = TV.Zero, dots = TV.Zero;
             for (; i <= x.Cols - TV.Count; i += TV.Count)
             {
-                TV y = VectorMath.ExpWithin(TV.Max(TV.All(-87f), TV.Load(s + i) * sharp - top));
-                y.Store(e + i);
-                sum += y;
+                TV y = TV.Load(s + i) * sharp - top, exp = VectorMath.ExpWithin(TV.Max(TV.All(-87f), y)), p = TV.Load(partners[0] + i);
+                for (int q = 1; q < n; q++) p += TV.Load(partners[q] + i);
+                exp.Store(e + i);
+                sums += exp;
+                masses += p;
+                dots = TV.MulAdd(p, y, dots);
             }
-            float all = 0f;
-            for (; i < x.Cols; i++) all += e[i] = MathF.Exp(MathF.Max(-87f, s[i] * x.Sharp - max));
-            all += sum.Sum();
-            (TV dot, TV mass) = (TV.Zero, TV.Zero);
-            for (int q = 0; q < pairs.Teachers; q++)
+            for (; i < x.Cols; i++)
             {
-                if (!pairs.Pair(v, q)) continue;
-                float* p = targets + ((long)q * pairs.Rows + m) * x.Cols;
-                for (i = 0; i < x.Cols; i += TV.Count)   // past the end p is 0
-                {
-                    TV t = Lines<TV>.Load(p + i, x.Cols - i);
-                    dot = TV.MulAdd(t, Lines<TV>.Load(s + i, x.Cols - i) * sharp - top, dot);
-                    mass += t;
-                }
+                float y = s[i] * x.Sharp - max, p = 0f;
+                for (int q = 0; q < n; q++) p += partners[q][i];
+                all += e[i] = MathF.Exp(MathF.Max(-87f, y));
+                whole += p;
+                dot += p * y;
             }
-            float whole = mass.Sum();
-            if (dstudent != null)
+            (all, whole, dot) = (all + sums.Sum(), whole + masses.Sum(), dot + dots.Sum());
+            if (dstudent == null) return whole * Math.Log(all) - dot;
+            TV share = TV.All(slope * whole / all), minus = TV.All(-slope);
+            for (i = 0; i < x.Cols; i += TV.Count)
             {
-                Lines<TV>.Scale(e, e, slope * whole / all, accumulate: false, x.Cols);
-                for (int q = 0; q < pairs.Teachers; q++)
-                    if (pairs.Pair(v, q)) Lines<TV>.Scale(e, targets + ((long)q * pairs.Rows + m) * x.Cols, -slope, accumulate: true, x.Cols);
+                int left = x.Cols - i;
+                TV p = Lines<TV>.Load(partners[0] + i, left);
+                for (int q = 1; q < n; q++) p += Lines<TV>.Load(partners[q] + i, left);
+                Lines<TV>.Store(TV.MulAdd(share, Lines<TV>.Load(e + i, left), minus * p), e + i, left);
             }
-            return whole * Math.Log(all) - dot.Sum();
+            return whole * Math.Log(all) - dot;
         }
     }
 
