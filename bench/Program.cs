@@ -9,6 +9,8 @@ switch (args)
     case ["probes", ..]: return ProbeBench.Run(args.AsSpan(1));
     case ["teacher", ..]: return TeacherBench.Run(args.AsSpan(1));
     case ["step", ..]: return StepBench.Run(args.AsSpan(1));
+    case ["gpu", ..]: return GpuBench.Run(args.AsSpan(1));
+    case ["ptx", var folder]: return PtxVariants.Run(folder);
     case ["ops", ..]:
         OpBench.Only = args.Length > 1 ? args[1] : "";
         OpBench.Threads = args.Length > 2 ? int.Parse(args[2]) : 0;

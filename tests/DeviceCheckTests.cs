@@ -54,6 +54,19 @@ public class DeviceCheckTests
     }
 
     [Test]
+    public void The_simulator_in_bf16_makes_a_step_that_is_near_the_cpus([Values("kamim", "simmim", "mae")] string recipe)
+    {
+        using Backend device = Simulator(Precision.BF16);
+        Assert.That(device.Branch, Is.EqualTo(DType.BF16));
+        PretrainConfig config = Small(recipe);
+        List<CheckedTensor> all = DeviceCheck.Compare(Cpu.Open(Simd.Best), device, config, Crops(config), run: null, DeviceCheck.Halves);
+        foreach (IGrouping<string, CheckedTensor> stage in all.GroupBy(t => t.Stage))
+            TestContext.Out.WriteLine($"{recipe}, {stage.Key}: {stage.MaxBy(t => t.Error)}");
+        Assert.That(all.Where(t => t.Drifts), Is.Empty);
+        Assert.That(all.First().Error, Is.GreaterThan(1e-4), "bfloat16 was not used");
+    }
+
+    [Test]
     public void Ten_steps_on_the_simulator_stay_with_the_cpu()
     {
         using Backend device = Simulator();
@@ -74,9 +87,9 @@ public class DeviceCheckTests
         }
     }
 
-    private static Backend Simulator()
+    private static Backend Simulator(Precision precision = Precision.F32)
     {
         if (BackendLoader.WhyAbsent is { } why) Assert.Ignore(why);
-        return Backend.Open("sim");
+        return Backend.Open("sim", precision: precision);
     }
 }

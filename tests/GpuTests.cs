@@ -15,19 +15,44 @@ public class GpuTests(string device)
 {
     private const int Batch = 4;
 
-    private Backend _device = null!;
+    private Backend _device = null!, _halves = null!;
 
     [OneTimeSetUp]
     public void Open_the_device()
     {
         if (BackendLoader.WhyAbsent is { } why) Assert.Ignore(why);
-        try { _device = Backend.Open(device); }
+        try { (_device, _halves) = (Backend.Open(device), Backend.Open(device, precision: Precision.BF16)); }
         catch (DeviceException e) { Assert.Ignore(e.Message); }
-        TestContext.Progress.WriteLine($"{device}: {_device.Description}");
+        TestContext.Progress.WriteLine($"{device}: {_halves.Description}");
     }
 
     [OneTimeTearDown]
-    public void Close_the_device() => _device?.Dispose();
+    public void Close_the_device()
+    {
+        _device?.Dispose();
+        _halves?.Dispose();
+    }
+
+    private static IEnumerable<object> Halves => [.. OpCases.All.Where(c => c.HasHalves), .. TensorCoreCases.All];
+
+    [Test]
+    public void In_bf16_every_operation_agrees_with_the_cpu_within_its_rounding([ValueSource(nameof(Halves))] object line)
+    {
+        CpuBackend cpu = Cpu.Open(Simd.Best);
+        foreach (OpCall call in ((OpCase)line).Calls())
+            foreach (GradModes modes in call.Modes())
+                Agreement.Check(call with { Tolerance = Math.Max(1e-2, call.Tolerance) }, modes, call.Execute(_halves, modes), call.Execute(cpu, modes), device);
+    }
+
+    [Test]
+    public void A_whole_step_in_bf16_is_near_the_cpus([Values("kamim", "simmim", "mae")] string recipe)
+    {
+        PretrainConfig config = Small(recipe);
+        List<CheckedTensor> all = DeviceCheck.Compare(Cpu.Open(Simd.Best), _halves, config, Crops(config), run: null, DeviceCheck.Halves);
+        foreach (IGrouping<string, CheckedTensor> stage in all.GroupBy(t => t.Stage))
+            TestContext.Out.WriteLine($"{recipe}, {stage.Key}: {stage.MaxBy(t => t.Error)}");
+        Assert.That(all.Where(t => t.Drifts), Is.Empty);
+    }
 
     [Test]
     public void Every_operation_agrees_with_the_cpu([ValueSource(typeof(OpCases), nameof(OpCases.All))] object line)

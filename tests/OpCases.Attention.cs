@@ -43,7 +43,7 @@ internal static partial class OpCases
         new("relative position bias, n patches a side", n => RelativeBias(n, 2), 9),
     ];
 
-    private static OpCase Attend(int b, int n, int h, int d, bool bias, double size)
+    internal static OpCase Attend(int b, int n, int h, int d, bool bias, double size)
         => new OpCase($"attention ({b}, {n}, {h}·{d})" + With((bias, "bias"), (size > 1, "sharp")))
             .Input("qkv", new(b, n, 3 * h * d), Draws.Normal(0, size)).When(bias, c => c.Input("bias", new(h, n, n)).SummandsOf("bias", 1))
             .Output("y", new(b, n, h * d)).Output("lse", new(b, h, n))

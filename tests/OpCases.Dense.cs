@@ -89,7 +89,7 @@ internal static partial class OpCases
         new("layer-scale-backward, n rows", n => LayerScaleBackward(n, 3, true)),
     ];
 
-    private static OpCase Linear(Shape x, int n, bool bias)
+    internal static OpCase Linear(Shape x, int n, bool bias)
     {
         Shape y = x.Rank == 3 ? new(x.D0, x.D1, n) : new(x.D0, n);
         return new OpCase($"linear {x} to {n}" + With((bias, "bias")))
@@ -98,7 +98,7 @@ internal static partial class OpCases
             .Back((b, o) => b.LinearBackward(o.Grad("dx"), o.Grad("dw"), o.Grad("db"), o["dy"], o["x"], o["w"]));
     }
 
-    private static OpCase LinearGelu(int m, int k, int n, bool bias)
+    internal static OpCase LinearGelu(int m, int k, int n, bool bias)
         => new OpCase($"linear-gelu ({m}, {k}) to {n}" + With((bias, "bias")))
             .Input("x", new(m, k)).Input("w", new(n, k), Draws.Normal(0, 1 / Math.Sqrt(k))).When(bias, c => c.Input("b", new(n)))
             .Output("y", new(m, n)).Output("h", new(m, n)).BackwardOutput("dh", new(m, n))
@@ -110,7 +110,7 @@ internal static partial class OpCases
             });
 
     /// <summary>images groups of rows with one row scale each; the backward as the tape wires it.</summary>
-    private static OpCase LinearResidual(int images, int tokens, int k, int n, bool bias, bool gamma, bool rowScale)
+    internal static OpCase LinearResidual(int images, int tokens, int k, int n, bool bias, bool gamma, bool rowScale)
     {
         int m = images * tokens;
         OpCase c = new OpCase($"linear-residual ({images}·{tokens}, {k}) to {n}" + With((bias, "bias"), (gamma, "gamma"), (rowScale,

@@ -46,8 +46,17 @@ public sealed record DeviceCheckResult(string Device, string Dataset, int Batch,
 /// </summary>
 public static class DeviceCheck
 {
-    /// <summary>Limits of ‖device − CPU‖/‖CPU‖. Gradients sum thousands of float32 products in another order.</summary>
-    public const double ForwardLimit = 1e-4, LossLimit = 1e-5, GradientLimit = 1e-4, UpdateLimit = 1e-5;
+    /// <summary>Limits of ‖device − CPU‖/‖CPU‖ at each stage.</summary>
+    internal sealed record Limits(double Forward, double Loss, double Gradient, double Update);
+
+    /// <summary>Of a device that computes in float32. Gradients sum thousands of products in another order.</summary>
+    internal static readonly Limits Floats = new(1e-4, 1e-5, 1e-4, 1e-5);
+
+    /// <summary>
+    /// Of one that stores and multiplies bfloat16, against float32 on the CPU: a rounding is up to 1/256, and gradients have passed through it
+    /// twice a layer. The update is of float32 masters and stays as near as ever.
+    /// </summary>
+    internal static readonly Limits Halves = new(2e-2, 1e-2, 1e-1, 1e-5);
 
     /// <exception cref="DeviceException">The device is absent, refused, lost or full.</exception>
     /// <exception cref="RunException">The run cannot be read.</exception>
@@ -63,13 +72,16 @@ public static class DeviceCheck
             EndStep = 1,
         });
         byte[] pixels = loader.Next().Filled.ToArray();
-        using Backend device = Backend.Open(options.Device, options.Threads), cpu = Backend.Open("cpu", options.Threads);
-        return new DeviceCheckResult(device.Description, dataset.Name, config.Run.Batch, Compare(cpu, device, config, pixels, options.Run));
+        using Backend device = Backend.Open(options.Device, options.Threads, config.Run.Precision), cpu = Backend.Open("cpu", options.Threads);
+        return new DeviceCheckResult(device.Description, dataset.Name, config.Run.Batch,
+            Compare(cpu, device, config, pixels, options.Run, config.Run.Precision == Precision.BF16 ? Halves : Floats));
     }
 
     /// <summary>Compares one step; the second backend is the one in doubt.</summary>
-    internal static List<CheckedTensor> Compare(Backend cpu, Backend device, PretrainConfig config, byte[] pixels, string? run)
+    internal static List<CheckedTensor> Compare(Backend cpu, Backend device, PretrainConfig config, byte[] pixels, string? run,
+        Limits? given = null)
     {
+        Limits limits = given ?? Floats;
         using Pretrainer right = new(cpu, config, Arena(cpu)), tested = new(device, config, Arena(device));
         if (run is not null)
         {
@@ -78,7 +90,7 @@ public static class DeviceCheck
         }
         List<CheckedTensor> all = [];
         for (int block = 1; block <= right.Model.Encoder.Depth; block++)
-            all.Add(Measure("forward", $"tokens after block {block}", right.Tokens(pixels, 0, block), tested.Tokens(pixels, 0, block), ForwardLimit));
+            all.Add(Measure("forward", $"tokens after block {block}", right.Tokens(pixels, 0, block), tested.Tokens(pixels, 0, block), limits.Forward));
         right.Pass(pixels, 0, firstPass: true);
         tested.Pass(pixels, 0, firstPass: true);
         for (int i = right.Model.Params.Params.Count - 1; i >= 0; i--)
@@ -86,7 +98,7 @@ public static class DeviceCheck
             (Param a, Param b) = (right.Model.Params.Params[i], tested.Model.Params.Params[i]);
             if (!a.Written) continue;
             float[] gradient = Transfer.Floats(cpu, a.Gradient);
-            all.Add(Measure("backward", a.Name, gradient, Transfer.Floats(device, b.Gradient), GradientLimit));
+            all.Add(Measure("backward", a.Name, gradient, Transfer.Floats(device, b.Gradient), limits.Gradient));
             // The update is judged by itself: Adam's first step is the sign of a gradient, also of one that is rounding noise about 0.
             Transfer.Upload(device, b.Gradient, gradient);
         }
@@ -95,9 +107,9 @@ public static class DeviceCheck
         float[] losses = right.ReadOut(1).Losses, others = tested.ReadOut(1).Losses;
         int afterForward = right.Model.Encoder.Depth;
         for (int i = 0; i < losses.Length; i++)
-            all.Insert(afterForward + i, Measure("loss", config.Terms[i].Name, [losses[i]], [others[i]], LossLimit));
+            all.Insert(afterForward + i, Measure("loss", config.Terms[i].Name, [losses[i]], [others[i]], limits.Loss));
         foreach ((Param a, Param b) in right.Model.Params.Params.Zip(tested.Model.Params.Params))
-            if (a.Written) all.Add(Measure("update", a.Name, Transfer.Floats(cpu, a.Data), Transfer.Floats(device, b.Data), UpdateLimit));
+            if (a.Written) all.Add(Measure("update", a.Name, Transfer.Floats(cpu, a.Data), Transfer.Floats(device, b.Data), limits.Update));
         return all;
 
         long Arena(Backend backend) => MemoryPlan.Of(config with

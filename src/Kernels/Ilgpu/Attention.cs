@@ -6,10 +6,11 @@ internal sealed partial class IlgpuBackend
 {
     public override void AttentionForward(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
     {
+        if (TryAttentionForward(y, lse, qkv, heads, bias)) return;
         HeadLayout at = Layout(qkv, heads);
         int across = Blocks(at.Width, Block), blocks = Blocks(at.Tokens, Block);
         Launch((long)qkv.Shape.D0 * heads * blocks * across,
-            new AttentionBlocks(F(y), F(lse), F(qkv), F(bias), Flag(bias), at, blocks, across));
+            new AttentionBlocks(N(y), F(lse), N(qkv), F(bias), Flag(bias), at, blocks, across));
     }
 
     public override void AttentionBackward(Grad dqkv, Grad dbias, Tensor dy, Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
@@ -18,15 +19,16 @@ internal sealed partial class IlgpuBackend
         HeadLayout at = Layout(qkv, heads);
         int images = qkv.Shape.D0, across = Blocks(at.Width, Block), blocks = Blocks(at.Tokens, Block);
         ArrayView<float> delta = Scratch<float>(PartialSlot, lse.Count);
-        LaunchEach(lse.Count, new RowDots(delta, F(dy), F(y), at));
-        var p = new Probabilities(F(qkv), F(dy), F(lse), delta, F(bias), Flag(bias), at);
-        if (dqkv.Wanted)
+        LaunchEach(lse.Count, new RowDots(delta, N(dy), N(y), at));
+        var p = new Probabilities(N(qkv), N(dy), F(lse), delta, F(bias), Flag(bias), at);
+        if (dqkv.Wanted && (dqkv.Accumulate || !TryAttentionBackward(dqkv.Into, dy, lse, delta, qkv, heads, bias)))
         {
             long groups = (long)images * heads * blocks * across;
-            Launch(groups, new QueryGradients(F(dqkv), p, blocks, across, Flag(dqkv.Accumulate)));
-            Launch(groups, new KeyValueGradients(F(dqkv), p, blocks, across, Flag(dqkv.Accumulate)));
+            Launch(groups, new QueryGradients(N(dqkv), p, blocks, across, Flag(dqkv.Accumulate)));
+            Launch(groups, new KeyValueGradients(N(dqkv), p, blocks, across, Flag(dqkv.Accumulate)));
         }
-        if (dbias.Wanted) Launch((long)heads * blocks * blocks, new BiasGradients(F(dbias), p, images, blocks, Flag(dbias.Accumulate)));
+        if (dbias.Wanted && !TryAttentionBias(dbias, dy, lse, delta, qkv, heads, bias))
+            Launch((long)heads * blocks * blocks, new BiasGradients(N(dbias), p, images, blocks, Flag(dbias.Accumulate)));
     }
 
     private static HeadLayout Layout(Tensor qkv, int heads)
@@ -64,7 +66,7 @@ internal readonly struct HeadLayout(int tokens, int heads, int width, float scal
 /// One group is one block of queries of one head and up to 4·Side columns of its output; wider heads compute their logits once for each
 /// such run of columns. Online softmax over blocks of keys (Milakov and Gimelshein 2018; Dao et al. 2022).
 /// </summary>
-internal readonly struct AttentionBlocks(ArrayView<float> y, ArrayView<float> lse, ArrayView<float> qkv, ArrayView<float> bias, int hasBias,
+internal readonly struct AttentionBlocks(Cells y, ArrayView<float> lse, Cells qkv, ArrayView<float> bias, int hasBias,
     HeadLayout at, int blocks, int across) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
@@ -175,7 +177,7 @@ internal static class Heads
     }
 
     /// <summary>sum + pᵀ·x: p a panel [depth][row] in shared memory, x its rows k0 … from <paramref name="offset"/> on.</summary>
-    public static Results Spread<TT>(Results sum, ArrayView<float> p, ArrayView<float> right, ArrayView<float> x, int offset, int k0,
+    public static Results Spread<TT>(Results sum, ArrayView<float> p, ArrayView<float> right, Cells x, int offset, int k0,
         int depth, int stride, int cols) where TT : struct, ITile
     {
         for (int k = 0; k < 4 * TT.Side; k += Panel.Depth)
@@ -209,7 +211,7 @@ internal static class Heads
     }
 
     /// <summary>Writes or adds four columns Side apart, from this thread's on, where they exist.</summary>
-    public static void Store<TT>(ArrayView<float> y, int at, int cols, Four values, int accumulate) where TT : struct, ITile
+    public static void Store<TT>(Cells y, int at, int cols, Four values, int accumulate) where TT : struct, ITile
     {
         int tx = Group.IdxX % TT.Side;
         Store(y, at, tx, cols, values.X, accumulate);
@@ -218,9 +220,9 @@ internal static class Heads
         Store(y, at, tx + 3 * TT.Side, cols, values.W, accumulate);
     }
 
-    private static void Store(ArrayView<float> y, int at, int col, int cols, float value, int accumulate)
+    private static void Store(Cells y, int at, int col, int cols, float value, int accumulate)
     {
-        if (col < cols) y[at + col] = accumulate != 0 ? y[at + col] + value : value;
+        if (col < cols) y.Put(at + col, value, accumulate);
     }
 }
 

@@ -3,7 +3,7 @@ using ILGPU;
 namespace MimEngine.Kernels.Ilgpu;
 
 /// <summary>delta[b, h, n] = Σ over the head of dy·y, which is Σ_k p·dp.</summary>
-internal readonly struct RowDots(ArrayView<float> delta, ArrayView<float> dy, ArrayView<float> y, HeadLayout at) : IKernel
+internal readonly struct RowDots(ArrayView<float> delta, Cells dy, Cells y, HeadLayout at) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
@@ -11,16 +11,16 @@ internal readonly struct RowDots(ArrayView<float> delta, ArrayView<float> dy, Ar
         if (i >= delta.Length) return;
         int from = at.Output(i / at.Tokens) + i % at.Tokens * (at.Heads * at.Width);
         float sum = 0f;
-        for (int d = 0; d < at.Width; d++) sum += dy[from + d] * y[from + d];
+        for (int d = 0; d < at.Width; d++) sum += dy.Get(from + d) * y.Get(from + d);
         delta[i] = sum;
     }
 }
 
 /// <summary>Probabilities p = exp(logits − lse) made again block by block, and ds = p·(dy·vᵀ − delta).</summary>
-internal readonly struct Probabilities(ArrayView<float> qkv, ArrayView<float> dy, ArrayView<float> lse, ArrayView<float> delta,
+internal readonly struct Probabilities(Cells qkv, Cells dy, ArrayView<float> lse, ArrayView<float> delta,
     ArrayView<float> bias, int hasBias, HeadLayout at)
 {
-    public readonly ArrayView<float> Qkv = qkv, Dy = dy;
+    public readonly Cells Qkv = qkv, Dy = dy;
     public readonly HeadLayout At = at;
 
     /// <summary>p of a block: queries from q0, keys from k0; 0 outside.</summary>
@@ -70,7 +70,7 @@ internal readonly struct Probabilities(ArrayView<float> qkv, ArrayView<float> dy
 }
 
 /// <summary>One group is one block of queries of one head and a run of its columns: dq = ds·k/√D.</summary>
-internal readonly struct QueryGradients(ArrayView<float> dqkv, Probabilities made, int blocks, int across, int accumulate) : IKernel
+internal readonly struct QueryGradients(Cells dqkv, Probabilities made, int blocks, int across, int accumulate) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
@@ -102,7 +102,7 @@ internal readonly struct QueryGradients(ArrayView<float> dqkv, Probabilities mad
 }
 
 /// <summary>One group is one block of keys of one head and a run of its columns: dk = dsᵀ·q/√D, dv = pᵀ·dy.</summary>
-internal readonly struct KeyValueGradients(ArrayView<float> dqkv, Probabilities made, int blocks, int across, int accumulate) : IKernel
+internal readonly struct KeyValueGradients(Cells dqkv, Probabilities made, int blocks, int across, int accumulate) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
@@ -147,7 +147,7 @@ internal readonly struct KeyValueGradients(ArrayView<float> dqkv, Probabilities 
 }
 
 /// <summary>One group is one block of one head's bias: ds summed over images in order.</summary>
-internal readonly struct BiasGradients(ArrayView<float> dbias, Probabilities made, int images, int blocks, int accumulate) : IKernel
+internal readonly struct BiasGradients(Cells dbias, Probabilities made, int images, int blocks, int accumulate) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {

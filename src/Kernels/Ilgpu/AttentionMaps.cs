@@ -7,7 +7,7 @@ internal sealed partial class IlgpuBackend
     public override void AttentionProbabilities(Tensor p, Tensor qkv, int heads, Tensor? bias)
     {
         HeadLayout at = Layout(qkv, heads);
-        Launch((long)qkv.Shape.D0 * heads * at.Tokens, new ProbabilityRows(F(p), F(qkv), F(bias), Flag(bias), at));
+        Launch((long)qkv.Shape.D0 * heads * at.Tokens, new ProbabilityRows(F(p), N(qkv), F(bias), Flag(bias), at));
     }
 
     public override void ClsAttention(Tensor a, Tensor qkv, int heads, Tensor? bias)
@@ -34,7 +34,7 @@ internal sealed partial class IlgpuBackend
 }
 
 /// <summary>One group is one query of one head: its logits, then their softmax.</summary>
-internal readonly struct ProbabilityRows(ArrayView<float> p, ArrayView<float> qkv, ArrayView<float> bias, int hasBias, HeadLayout at) : IKernel
+internal readonly struct ProbabilityRows(ArrayView<float> p, Cells qkv, ArrayView<float> bias, int hasBias, HeadLayout at) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
@@ -45,7 +45,7 @@ internal readonly struct ProbabilityRows(ArrayView<float> p, ArrayView<float> qk
         for (int col = Group.IdxX; col < at.Tokens; col += TT.Side * TT.Side)
         {
             float s = 0f;
-            for (int d = 0; d < at.Width; d++) s += qkv[q + d] * qkv[k + col * at.Stride + d];
+            for (int d = 0; d < at.Width; d++) s += qkv.Get(q + d) * qkv.Get(k + col * at.Stride + d);
             s *= at.Scale;
             if (hasBias != 0) s += bias[(head % at.Heads * at.Tokens + row) * at.Tokens + col];
             p[to + col] = s;

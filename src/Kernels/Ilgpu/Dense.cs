@@ -8,37 +8,45 @@ internal sealed partial class IlgpuBackend
     private const int PartialSlot = 0, SecondPartialSlot = 1;
 
     public override void LinearForward(Tensor y, Tensor x, Tensor w, Tensor? b)
-        => Forward(x, w, new LinearStore(F(y), F(b), Flag(b), 0, w.Shape.D0));
+    {
+        if (!TryForward(y, null, x, w, b, null, null, null)) Forward(x, w, new LinearStore(N(y), F(b), Flag(b), 0, w.Shape.D0));
+    }
 
     public override void LinearGeluForward(Tensor y, Tensor h, Tensor x, Tensor w, Tensor? b)
-        => Forward(x, w, new GeluStore(F(y), F(h), F(b), Flag(b), w.Shape.D0));
+    {
+        if (!TryForward(y, h, x, w, b, null, null, null)) Forward(x, w, new GeluStore(N(y), N(h), F(b), Flag(b), w.Shape.D0));
+    }
 
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
-        => Forward(x, w, new ResidualStore(F(y), F(residual), F(b), Flag(b), F(gamma), Flag(gamma), F(rowScale),
+    {
+        if (TryForward(y, null, x, w, b, residual, gamma, rowScale)) return;
+        Forward(x, w, new ResidualStore(F(y), F(residual), F(b), Flag(b), F(gamma), Flag(gamma), F(rowScale),
             rowScale is { } s ? x.Shape.Rows / (int)s.Count : 0, w.Shape.D0));
+    }
 
     public override void LinearBackward(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w)
     {
         int m = x.Shape.Rows, k = w.Shape.Cols, n = w.Shape.D0;
-        if (dx.Wanted)
-            Multiply(new Operand(F(dy), 0, m, n, 1), new Operand(F(w), 0, k, 1, k), n, new LinearStore(F(dx), None, 0, Flag(dx.Accumulate), k));
-        if (dw.Wanted)
-            Multiply(new Operand(F(dy), 0, n, 1, n), new Operand(F(x), 0, k, 1, k), m, new LinearStore(F(dw), None, 0, Flag(dw.Accumulate), k));
-        if (db.Wanted) SumColumns(db, PartialSlot, m, n, new Plain(F(dy), n));
+        bool done = TryBackward(dx, dw, dy, x, w);
+        if (dx.Wanted && !done)
+            Multiply(new Operand(N(dy), 0, m, n, 1), new Operand(N(w), 0, k, 1, k), n, new LinearStore(N(dx), None, 0, Flag(dx.Accumulate), k));
+        if (dw.Wanted && !done)
+            Multiply(new Operand(N(dy), 0, n, 1, n), new Operand(N(x), 0, k, 1, k), m, new LinearStore(N(dw), None, 0, Flag(dw.Accumulate), k));
+        if (db.Wanted) SumColumns(db, PartialSlot, m, n, new Plain(N(dy), n));
     }
 
-    public override void GeluForward(Tensor y, Tensor x) => LaunchEach(y.Count, new GeluEach(F(y), F(x)));
+    public override void GeluForward(Tensor y, Tensor x) => LaunchEach(y.Count, new GeluEach(N(y), N(x)));
 
     public override void GeluBackward(Grad dx, Tensor dy, Tensor x)
     {
-        if (dx.Wanted) LaunchEach(x.Count, new GeluBackwardEach(F(dx), F(dy), F(x), Flag(dx.Accumulate)));
+        if (dx.Wanted) LaunchEach(x.Count, new GeluBackwardEach(N(dx), N(dy), N(x), Flag(dx.Accumulate)));
     }
 
     public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma, Tensor? rowScale)
         => LaunchEach(y.Count, new ScaleAddEach(F(y), F(residual), F(gamma), Flag(gamma), F(rowScale), RowsPerScale(y, rowScale), y.Shape.Cols));
 
     public override void ScaleAddBackward(Tensor branch, Tensor? scaled, Tensor dy, Tensor? gamma, Tensor? rowScale)
-        => LaunchEach(dy.Count, new ScaleAddBackwardEach(F(branch), F(scaled), Flag(scaled), F(dy), F(gamma), Flag(gamma), F(rowScale),
+        => LaunchEach(dy.Count, new ScaleAddBackwardEach(N(branch), N(scaled), Flag(scaled), F(dy), F(gamma), Flag(gamma), F(rowScale),
             RowsPerScale(dy, rowScale), dy.Shape.Cols));
 
     public override void LayerScaleBackward(Grad dgamma, Grad dw, Grad db, Tensor raw, Tensor rawBias, Tensor w, Tensor? b, Tensor gamma)
@@ -50,7 +58,7 @@ internal sealed partial class IlgpuBackend
     private void Forward<TE>(Tensor x, Tensor w, TE epilogue) where TE : struct, IEpilogue
     {
         int m = x.Shape.Rows, k = w.Shape.Cols, n = w.Shape.D0;
-        Multiply(new Operand(F(x), 0, m, k, 1), new Operand(F(w), 0, n, k, 1), k, epilogue);
+        Multiply(new Operand(N(x), 0, m, k, 1), new Operand(N(w), 0, n, k, 1), k, epilogue);
     }
 
     /// <summary>Results a·bᵀ, rows and columns from the operands.</summary>
@@ -77,9 +85,9 @@ internal interface IElement
 }
 
 /// <summary>The matrix itself.</summary>
-internal readonly struct Plain(ArrayView<float> x, int cols) : IElement
+internal readonly struct Plain(Cells x, int cols) : IElement
 {
-    public float At(int row, int col) => x[row * cols + col];
+    public float At(int row, int col) => x.Get(row * cols + col);
 }
 
 /// <summary>One thread sums up to 64 rows of one column.</summary>
@@ -109,23 +117,22 @@ internal readonly struct CombineChunks(ArrayView<float> y, ArrayView<float> part
     }
 }
 
-internal readonly struct GeluEach(ArrayView<float> y, ArrayView<float> x) : IKernel
+internal readonly struct GeluEach(Cells y, Cells x) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
         int i = Team.Index<TT>();
-        if (i < y.Length) y[i] = Scalar.Gelu(x[i]);
+        if (i < y.Length) y.Put(i, Scalar.Gelu(x.Get(i)));
     }
 }
 
-internal readonly struct GeluBackwardEach(ArrayView<float> dx, ArrayView<float> dy, ArrayView<float> x, int accumulate) : IKernel
+internal readonly struct GeluBackwardEach(Cells dx, Cells dy, Cells x, int accumulate) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
         int i = Team.Index<TT>();
         if (i >= x.Length) return;
-        float d = dy[i] * Scalar.GeluSlope(x[i]);
-        dx[i] = accumulate != 0 ? dx[i] + d : d;
+        dx.Put(i, dy.Get(i) * Scalar.GeluSlope(x.Get(i)), accumulate);
     }
 }
 
@@ -143,7 +150,7 @@ internal readonly struct ScaleAddEach(ArrayView<float> y, ArrayView<float> resid
     }
 }
 
-internal readonly struct ScaleAddBackwardEach(ArrayView<float> branch, ArrayView<float> scaled, int hasScaled, ArrayView<float> dy,
+internal readonly struct ScaleAddBackwardEach(Cells branch, Cells scaled, int hasScaled, ArrayView<float> dy,
     ArrayView<float> gamma, int hasGamma, ArrayView<float> rowScale, int rowsPerScale, int cols) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
@@ -152,8 +159,9 @@ internal readonly struct ScaleAddBackwardEach(ArrayView<float> branch, ArrayView
         if (i >= dy.Length) return;
         float v = dy[i];
         if (rowsPerScale != 0) v *= rowScale[i / cols / rowsPerScale];
-        if (hasScaled != 0) scaled[i] = v;
-        branch[i] = hasGamma != 0 ? v * gamma[i % cols] : v;
+        if (hasScaled != 0) scaled.Put(i, v);
+        if (hasGamma != 0) v *= gamma[i % cols];
+        branch.Put(i, v);
     }
 }
 

@@ -6,6 +6,7 @@ using ILGPU.Backends.OpenCL;
 using ILGPU.Backends.PTX;
 using ILGPU.Runtime.Cuda;
 using ILGPU.Runtime.OpenCL;
+using MimEngine.Kernels.Ptx;
 
 namespace MimEngine.Kernels.Ilgpu;
 
@@ -42,5 +43,6 @@ internal static class Emission
             yield return new EmittedKernel(name, "PTX", ((PTXCompiledKernel)ptx.Compile(description, default)).PTXAssembly);
             yield return new EmittedKernel(name, "OpenCL C", ((CLCompiledKernel)cl.Compile(description, default)).Source);
         }
+        foreach (PtxKernel kernel in TensorKernels.All()) yield return new EmittedKernel(kernel.Name, "PTX by hand", kernel.Text);
     }
 }

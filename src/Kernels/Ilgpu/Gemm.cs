@@ -41,15 +41,16 @@ internal static class Panel
     /// panel[k][r] = x[offset + (row0 + r)·rowStride + (k0 + k)·depthStride], 0 past the ends. Neighbouring threads read neighbouring
     /// addresses, whichever stride is 1.
     /// </summary>
-    public static void Load<TT>(ArrayView<float> panel, ArrayView<float> x, int offset, int row0, int rows, int rowStride, int k0, int depth,
+    public static void Load<TT>(ArrayView<float> panel, Cells x, int offset, int row0, int rows, int rowStride, int k0, int depth,
         int depthStride) where TT : struct, ITile
     {
         int wide = 4 * TT.Side;
         for (int i = Group.IdxX; i < Depth * wide; i += TT.Side * TT.Side)
         {
             int r = depthStride == 1 ? i / Depth : i % wide, k = depthStride == 1 ? i % Depth : i / wide;
-            bool inside = row0 + r < rows && k0 + k < depth;
-            panel[k * (wide + 1) + r] = inside ? x[offset + (row0 + r) * rowStride + (k0 + k) * depthStride] : 0f;
+            float v = 0f;
+            if (row0 + r < rows && k0 + k < depth) v = x.Get(offset + (row0 + r) * rowStride + (k0 + k) * depthStride);
+            panel[k * (wide + 1) + r] = v;
         }
     }
 
@@ -68,16 +69,16 @@ internal static class Panel
 }
 
 /// <summary>Where a matrix lies: element (row, depth) at Offset + row·RowStride + depth·DepthStride.</summary>
-internal readonly struct Operand(ArrayView<float> x, int offset, int rows, int rowStride, int depthStride)
+internal readonly struct Operand(Cells x, int offset, int rows, int rowStride, int depthStride)
 {
-    public readonly ArrayView<float> X = x;
+    public readonly Cells X = x;
     public readonly int Offset = offset, Rows = rows, RowStride = rowStride, DepthStride = depthStride;
 
     public void Load<TT>(ArrayView<float> panel, int row0, int k0, int depth) where TT : struct, ITile
         => Panel.Load<TT>(panel, X, Offset, row0, Rows, RowStride, k0, depth, DepthStride);
 }
 
-/// <summary>c[m, n] = Σ_k a[m, k]·b[n, k] for any layout of both: float32, one group a block of 4·Side × 4·Side results.</summary>
+/// <summary>c[m, n] = Σ_k a[m, k]·b[n, k] for any layout and type of both: float32 sums, one group a block of 4·Side × 4·Side results.</summary>
 internal readonly struct Product<TE>(Operand a, Operand b, int depth, int across, TE epilogue) : IKernel where TE : struct, IEpilogue
 {
     public void Run<TT>() where TT : struct, ITile
@@ -111,25 +112,25 @@ internal readonly struct Product<TE>(Operand a, Operand b, int depth, int across
 }
 
 /// <summary>y = sum (+ bias), or y += sum.</summary>
-internal readonly struct LinearStore(ArrayView<float> y, ArrayView<float> bias, int hasBias, int accumulate, int cols) : IEpilogue
+internal readonly struct LinearStore(Cells y, ArrayView<float> bias, int hasBias, int accumulate, int cols) : IEpilogue
 {
     public void Store(int row, int col, float sum)
     {
         int at = row * cols + col;
         if (hasBias != 0) sum += bias[col];
-        y[at] = accumulate != 0 ? y[at] + sum : sum;
+        y.Put(at, sum, accumulate);
     }
 }
 
 /// <summary>h = sum + bias; y = GELU(h).</summary>
-internal readonly struct GeluStore(ArrayView<float> y, ArrayView<float> h, ArrayView<float> bias, int hasBias, int cols) : IEpilogue
+internal readonly struct GeluStore(Cells y, Cells h, ArrayView<float> bias, int hasBias, int cols) : IEpilogue
 {
     public void Store(int row, int col, float sum)
     {
         int at = row * cols + col;
         if (hasBias != 0) sum += bias[col];
-        h[at] = sum;
-        y[at] = Scalar.Gelu(sum);
+        h.Put(at, sum);
+        y.Put(at, Scalar.Gelu(sum));
     }
 }
 

@@ -12,7 +12,7 @@ namespace MimEngine.Kernels.Ilgpu;
 /// </summary>
 internal sealed partial class IlgpuBackend : Backend
 {
-    private const int ScratchSlots = 6;
+    private const int ScratchSlots = 8;
     private readonly Context _context;
     private readonly Accelerator _accelerator;
     private readonly bool _simulated;
@@ -22,9 +22,10 @@ internal sealed partial class IlgpuBackend : Backend
     private readonly DeviceStorage _nothing;
     private long _handedOut;
 
-    public IlgpuBackend(string name, Context context, Accelerator accelerator)
+    public IlgpuBackend(string name, Context context, Accelerator accelerator, Precision precision)
     {
-        (Name, _context, _accelerator) = (name, context, accelerator);
+        (Name, _context, _accelerator, _halves) = (name, context, accelerator, precision == Precision.BF16);
+        _tensorCores = CudaDriver.For(accelerator);
         _simulated = accelerator.AcceleratorType == AcceleratorType.CPU;
         _threads = _simulated ? Tile4.Side * Tile4.Side : Tile16.Side * Tile16.Side;
         _nothing = (DeviceStorage)Allocate(64);
@@ -36,7 +37,10 @@ internal sealed partial class IlgpuBackend : Backend
     public override string Name { get; }
 
     public override string Description => _simulated ? "ILGPU's simulator of a GPU, on the CPU: for checking kernels"
-        : $"{_accelerator.Name}, {_accelerator.NumMultiprocessors} multiprocessors, {_accelerator.MemorySize >> 20} MiB, {_accelerator.AcceleratorType}";
+        : $"{_accelerator.Name}, {_accelerator.NumMultiprocessors} multiprocessors, {_accelerator.MemorySize >> 20} MiB, {_accelerator.AcceleratorType}"
+            + (_halves ? _tensorCores is null ? ", bf16 without tensor cores" : ", bf16 by mma.sync" : "");
+
+    public override DType Branch => _halves ? DType.BF16 : DType.F32;
 
     public override long AllocatedBytes => _handedOut - OwnBytes;
 
@@ -93,6 +97,7 @@ internal sealed partial class IlgpuBackend : Backend
     {
         foreach (DeviceStorage? s in _scratch) s?.Dispose();
         _nothing.Dispose();
+        _tensorCores?.Dispose();
         _accelerator.Dispose();
         _context.Dispose();
     }
@@ -125,6 +130,13 @@ internal sealed partial class IlgpuBackend : Backend
 
     private static ArrayView<float> F(Tensor t) => t.DType == DType.F32 ? Bytes(t).Cast<float>()
         : throw new ArgumentException($"This operation takes float32; the tensor is {t.DType}.");
+
+    /// <summary>float32 or bfloat16, whichever the tensor holds.</summary>
+    private Cells N(Tensor t) => t.DType == DType.BF16 ? new Cells(None, Bytes(t).Cast<ushort>(), 1) : new Cells(F(t), NoHalves, 0);
+
+    private Cells N(Tensor? t) => t is { } given ? N(given) : new Cells(None, NoHalves, 0);
+    private Cells N(Grad g) => g.Wanted ? N(g.Into) : new Cells(None, NoHalves, 0);
+    private ArrayView<ushort> NoHalves => _nothing.View.Cast<ushort>();
 
     private static ArrayView<byte> U(Tensor t) => t.DType == DType.U8 ? Bytes(t)
         : throw new ArgumentException($"This operation takes bytes; the tensor is {t.DType}.");

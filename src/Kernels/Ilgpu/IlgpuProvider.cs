@@ -13,36 +13,36 @@ public sealed class IlgpuProvider : IBackendProvider
 {
     private const string Simulator = "sim";
 
+    static IlgpuProvider() => CudaDriver.FindLibrary();
+
     public IReadOnlyList<DeviceReport> Devices() => [.. Cuda(), .. OpenCl(),
         new DeviceReport(Simulator, "ILGPU's simulator: one group of 16 threads on the CPU, for checking kernels; slow", 0, null)];
 
     public Backend Open(string name, Precision precision)
     {
-        if (precision != Precision.F32)
-            throw new DeviceException($"device '{name}': computes in float32 only; leave out --precision bf16, or use --device cpu.");
         string[] parts = name.Split(':');
         int index = 0;
         if (parts.Length > 2 || parts.Length == 2 && (!int.TryParse(parts[1], out index) || index < 0))
             throw new DeviceException($"device '{name}': after the colon comes the number of a device, as in {parts[0]}:1.");
         return parts[0] switch
         {
-            "cuda" => OpenGpu<CudaDevice>(name, index, b => b.Cuda(), Cuda),
-            "opencl" => OpenGpu<CLDevice>(name, index, b => b.OpenCL(), OpenCl),
-            _ => OpenSimulator(),
+            "cuda" => OpenGpu<CudaDevice>(name, index, precision, b => b.Cuda(), Cuda),
+            "opencl" => OpenGpu<CLDevice>(name, index, precision, b => b.OpenCL(), OpenCl),
+            _ => OpenSimulator(precision),
         };
     }
 
     public IEnumerable<EmittedKernel> Emit() => Emission.All();
 
-    private static IlgpuBackend OpenSimulator()
+    private static IlgpuBackend OpenSimulator(Precision precision)
     {
         Context context = Context.Create(b => b.CPU(CPUDeviceKind.Default).Optimize(OptimizationLevel.O1));
-        return new IlgpuBackend(Simulator, context, context.GetCPUDevice(0).CreateAccelerator(context));
+        return new IlgpuBackend(Simulator, context, context.GetCPUDevice(0).CreateAccelerator(context), precision);
     }
 
     /// <summary>Numbers count the usable devices of a kind, in the order of <see cref="Devices"/>.</summary>
-    private static IlgpuBackend OpenGpu<TDevice>(string name, int index, Action<Context.Builder> register,
-        Func<IEnumerable<DeviceReport>> list) where TDevice : Device
+    private static IlgpuBackend OpenGpu<TDevice>(string name, int index, Precision precision,
+        Action<Context.Builder> register, Func<IEnumerable<DeviceReport>> list) where TDevice : Device
     {
         Context context = Context.Create(b =>
         {
@@ -59,7 +59,7 @@ public sealed class IlgpuProvider : IBackendProvider
         }
         try
         {
-            return new IlgpuBackend(name, context, devices[index].CreateAccelerator(context));
+            return new IlgpuBackend(name, context, devices[index].CreateAccelerator(context), precision);
         }
         catch (Exception e) when (e is AcceleratorException or NotSupportedException)
         {
@@ -70,9 +70,8 @@ public sealed class IlgpuProvider : IBackendProvider
 
     private static IEnumerable<DeviceReport> Cuda()
     {
-        string library = OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1";
-        if (!NativeLibrary.TryLoad(library, out nint handle))
-            return [new DeviceReport("cuda", "NVIDIA GPUs", 0, $"there is no NVIDIA driver ({library}) on this machine")];
+        if (!NativeLibrary.TryLoad(CudaDriver.Library, out nint handle))
+            return [new DeviceReport("cuda", "NVIDIA GPUs", 0, $"there is no NVIDIA driver ({CudaDriver.Library}) on this machine")];
         NativeLibrary.Free(handle);
         using Context context = Context.Create(b => b.Cuda());
         List<DeviceReport> found = [];

@@ -37,29 +37,6 @@ internal readonly struct FillFloats(ArrayView<float> y, float value) : IKernel
     }
 }
 
-/// <summary>float32 to bfloat16: nearest, ties to even; NaN stays NaN.</summary>
-internal readonly struct Narrow(ArrayView<ushort> y, ArrayView<float> x) : IKernel
-{
-    public void Run<TT>() where TT : struct, ITile
-    {
-        int i = Team.Index<TT>();
-        if (i >= y.Length) return;
-        uint u = Interop.FloatAsInt(x[i]), rounded = u + 0x7FFF + ((u >> 16) & 1);
-        if ((u & 0x7FFF_FFFF) > 0x7F80_0000) rounded = u | 0x0040_0000;
-        y[i] = (ushort)(rounded >> 16);
-    }
-}
-
-/// <summary>bfloat16 to float32.</summary>
-internal readonly struct Widen(ArrayView<float> y, ArrayView<ushort> x) : IKernel
-{
-    public void Run<TT>() where TT : struct, ITile
-    {
-        int i = Team.Index<TT>();
-        if (i < y.Length) y[i] = Interop.IntAsFloat((uint)x[i] << 16);
-    }
-}
-
 internal readonly struct FillBytes(ArrayView<byte> y, byte value) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile

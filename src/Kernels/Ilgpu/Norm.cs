@@ -5,15 +5,15 @@ namespace MimEngine.Kernels.Ilgpu;
 internal sealed partial class IlgpuBackend
 {
     public override void LayerNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor gamma, Tensor beta, float eps)
-        => Launch(x.Shape.Rows, new LayerNormRows(F(y), F(mean), F(rstd), F(x), F(gamma), F(beta), x.Shape.Cols, eps));
+        => Launch(x.Shape.Rows, new LayerNormRows(N(y), F(mean), F(rstd), F(x), F(gamma), F(beta), x.Shape.Cols, eps));
 
     public override void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma)
     {
         int rows = x.Shape.Rows, cols = x.Shape.Cols;
         if (dx.Wanted)
-            Launch(rows, new LayerNormBackwardRows(F(dx), F(dy), F(x), F(mean), F(rstd), F(gamma), cols, Flag(dx.Accumulate)));
-        if (dgamma.Wanted) SumColumns(dgamma, PartialSlot, rows, cols, new TimesNormal(F(dy), F(x), F(mean), F(rstd), cols));
-        if (dbeta.Wanted) SumColumns(dbeta, SecondPartialSlot, rows, cols, new Plain(F(dy), cols));
+            Launch(rows, new LayerNormBackwardRows(F(dx), N(dy), F(x), F(mean), F(rstd), F(gamma), cols, Flag(dx.Accumulate)));
+        if (dgamma.Wanted) SumColumns(dgamma, PartialSlot, rows, cols, new TimesNormal(N(dy), F(x), F(mean), F(rstd), cols));
+        if (dbeta.Wanted) SumColumns(dbeta, SecondPartialSlot, rows, cols, new Plain(N(dy), cols));
     }
 
     public override void SoftmaxForward(Tensor y, Tensor x) => Launch(x.Shape.Rows, new SoftmaxRows(F(y), F(x), x.Shape.Cols));
@@ -40,7 +40,7 @@ internal sealed partial class IlgpuBackend
 }
 
 /// <summary>One group is one row: mean, then variance, then y.</summary>
-internal readonly struct LayerNormRows(ArrayView<float> y, ArrayView<float> mean, ArrayView<float> rstd, ArrayView<float> x,
+internal readonly struct LayerNormRows(Cells y, ArrayView<float> mean, ArrayView<float> rstd, ArrayView<float> x,
     ArrayView<float> gamma, ArrayView<float> beta, int cols, float eps) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
@@ -52,7 +52,7 @@ internal readonly struct LayerNormRows(ArrayView<float> y, ArrayView<float> mean
         float m = Team.Sum<TT>(room, sum, 0f).A / cols;
         for (int c = Group.IdxX; c < cols; c += TT.Side * TT.Side) squares += (x[at + c] - m) * (x[at + c] - m);
         float r = 1f / MathF.Sqrt(Team.Sum<TT>(second, squares, 0f).A / cols + eps);
-        for (int c = Group.IdxX; c < cols; c += TT.Side * TT.Side) y[at + c] = (x[at + c] - m) * r * gamma[c] + beta[c];
+        for (int c = Group.IdxX; c < cols; c += TT.Side * TT.Side) y.Put(at + c, (x[at + c] - m) * r * gamma[c] + beta[c]);
         if (Group.IdxX != 0) return;
         mean[row] = m;
         rstd[row] = r;
@@ -60,7 +60,7 @@ internal readonly struct LayerNormRows(ArrayView<float> y, ArrayView<float> mean
 }
 
 /// <summary>One group is one row: dx = rstd·(g − mean(g) − x̂·mean(g·x̂)), g = dy·γ.</summary>
-internal readonly struct LayerNormBackwardRows(ArrayView<float> dx, ArrayView<float> dy, ArrayView<float> x, ArrayView<float> mean,
+internal readonly struct LayerNormBackwardRows(ArrayView<float> dx, Cells dy, ArrayView<float> x, ArrayView<float> mean,
     ArrayView<float> rstd, ArrayView<float> gamma, int cols, int accumulate) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
@@ -70,7 +70,7 @@ internal readonly struct LayerNormBackwardRows(ArrayView<float> dx, ArrayView<fl
         float m = mean[Grid.IdxX], r = rstd[Grid.IdxX], sum = 0f, dot = 0f;
         for (int c = Group.IdxX; c < cols; c += TT.Side * TT.Side)
         {
-            float g = dy[at + c] * gamma[c];
+            float g = dy.Get(at + c) * gamma[c];
             sum += g;
             dot += g * ((x[at + c] - m) * r);
         }
@@ -78,17 +78,17 @@ internal readonly struct LayerNormBackwardRows(ArrayView<float> dx, ArrayView<fl
         float meanG = sums.A / cols, meanDot = sums.B / cols;
         for (int c = Group.IdxX; c < cols; c += TT.Side * TT.Side)
         {
-            float d = r * (dy[at + c] * gamma[c] - meanG - (x[at + c] - m) * r * meanDot);
+            float d = r * (dy.Get(at + c) * gamma[c] - meanG - (x[at + c] - m) * r * meanDot);
             dx[at + c] = accumulate != 0 ? dx[at + c] + d : d;
         }
     }
 }
 
 /// <summary>dy·x̂: what dγ sums.</summary>
-internal readonly struct TimesNormal(ArrayView<float> dy, ArrayView<float> x, ArrayView<float> mean, ArrayView<float> rstd, int cols)
+internal readonly struct TimesNormal(Cells dy, ArrayView<float> x, ArrayView<float> mean, ArrayView<float> rstd, int cols)
     : IElement
 {
-    public float At(int row, int col) => dy[row * cols + col] * ((x[row * cols + col] - mean[row]) * rstd[row]);
+    public float At(int row, int col) => dy.Get(row * cols + col) * ((x[row * cols + col] - mean[row]) * rstd[row]);
 }
 
 /// <summary>One group is one row.</summary>

@@ -26,7 +26,6 @@ internal sealed partial class IlgpuBackend
     public override void AdamWStep(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales,
         ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps)
     {
-        NoCopy(copy);
         // The decimal that was written, not the float nearest to it: see the contract.
         (_beta1, _beta2) = ((double)(decimal)beta1, (double)(decimal)beta2);
         SegmentTable table = Table(segments, out _, (ref row, s) =>
@@ -35,14 +34,13 @@ internal sealed partial class IlgpuBackend
             row.B = (float)(s.LearningRate / (1 - Math.Pow(_beta1, s.Step)));
             row.C = (float)(1 / Math.Sqrt(1 - Math.Pow(_beta2, s.Step)));
         });
-        LaunchEach(table.Elements, new AdamWEach(F(p), F(m), F(v), F(gradient), F(scales), Flag(scales), table, (float)_beta1,
+        LaunchEach(table.Elements, new AdamWEach(F(p), F(m), F(v), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, (float)_beta1,
             (float)(1 - _beta1), (float)_beta2, (float)(1 - _beta2), eps));
     }
 
     public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
         ReadOnlySpan<UpdateSegment> segments, float momentum, float trust)
     {
-        NoCopy(copy);
         SegmentTable table = Table(segments, out int chunks, (ref row, s) =>
         {
             (row.A, row.B) = (s.LearningRate, s.Trust ? s.WeightDecay : 0f);
@@ -51,25 +49,18 @@ internal sealed partial class IlgpuBackend
         ArrayView<float> norms = Scratch<float>(RatioSlot, 2L * segments.Length);
         ArrayView<float> ofP = norms.SubView(0, segments.Length), ofG = norms.SubView(segments.Length, segments.Length);
         SegmentSums(table, chunks, ofG, ofP, F(gradient), F(scales), Flag(scales), F(p), 1);
-        LaunchEach(table.Elements, new LarsEach(F(p), F(mu), F(gradient), F(scales), Flag(scales), table, ofP, ofG, momentum, trust));
+        LaunchEach(table.Elements, new LarsEach(F(p), F(mu), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, ofP, ofG, momentum, trust));
     }
 
     public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
         ReadOnlySpan<UpdateSegment> segments, float momentum)
     {
-        NoCopy(copy);
         SegmentTable table = Table(segments, out _, (ref row, s) =>
         {
             (row.A, row.B) = (s.LearningRate, s.WeightDecay);
             row.Flags = s.Step == 1 ? 1 : 0;
         });
-        LaunchEach(table.Elements, new SgdEach(F(p), F(mu), F(gradient), F(scales), Flag(scales), table, momentum));
-    }
-
-    /// <summary>Nobody has such a copy where precision bf16 is refused.</summary>
-    private static void NoCopy(Tensor? copy)
-    {
-        if (copy is { } t) throw new ArgumentException($"This device updates float32 only; a {t.DType} copy was given.");
+        LaunchEach(table.Elements, new SgdEach(F(p), F(mu), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, momentum));
     }
 
     private double _beta1, _beta2;
@@ -212,7 +203,7 @@ internal readonly struct ClipEach(ArrayView<float> scales, ArrayView<float> tota
 }
 
 /// <summary>Rows hold 1 − lr·decay, lr/(1 − β1^t) and 1/√(1 − β2^t).</summary>
-internal readonly struct AdamWEach(ArrayView<float> p, ArrayView<float> m, ArrayView<float> v, ArrayView<float> gradient,
+internal readonly struct AdamWEach(ArrayView<float> p, ArrayView<float> m, ArrayView<float> v, Cells copy, int hasCopy, ArrayView<float> gradient,
     ArrayView<float> scales, int hasScales, SegmentTable table, float beta1, float rest1, float beta2, float rest2, float eps) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
@@ -227,12 +218,14 @@ internal readonly struct AdamWEach(ArrayView<float> p, ArrayView<float> m, Array
         float first = beta1 * m[i] + rest1 * g, second = beta2 * v[i] + rest2 * (g * g);
         m[i] = first;
         v[i] = second;
-        p[i] = p[i] * row.A - row.B * first / (MathF.Sqrt(second) * row.C + eps);
+        float updated = p[i] * row.A - row.B * first / (MathF.Sqrt(second) * row.C + eps);
+        p[i] = updated;
+        if (hasCopy != 0) copy.Put(i, updated);
     }
 }
 
 /// <summary>Rows hold lr and decay; flag 1 = with the trust ratio. Norms are squared.</summary>
-internal readonly struct LarsEach(ArrayView<float> p, ArrayView<float> mu, ArrayView<float> gradient, ArrayView<float> scales, int hasScales,
+internal readonly struct LarsEach(ArrayView<float> p, ArrayView<float> mu, Cells copy, int hasCopy, ArrayView<float> gradient, ArrayView<float> scales, int hasScales,
     SegmentTable table, ArrayView<float> ofP, ArrayView<float> ofG, float momentum, float trust) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
@@ -248,12 +241,14 @@ internal readonly struct LarsEach(ArrayView<float> p, ArrayView<float> mu, Array
         if (row.Flags != 0 && ofP[s] > 0f && ofG[s] > 0f) g *= trust * MathF.Sqrt(ofP[s]) / MathF.Sqrt(ofG[s]);
         float momentumNow = momentum * mu[i] + g;
         mu[i] = momentumNow;
-        p[i] -= row.A * momentumNow;
+        float updated = p[i] - row.A * momentumNow;
+        p[i] = updated;
+        if (hasCopy != 0) copy.Put(i, updated);
     }
 }
 
 /// <summary>Rows hold lr and decay; flag 1 = the first step, which has no momentum yet.</summary>
-internal readonly struct SgdEach(ArrayView<float> p, ArrayView<float> mu, ArrayView<float> gradient, ArrayView<float> scales, int hasScales,
+internal readonly struct SgdEach(ArrayView<float> p, ArrayView<float> mu, Cells copy, int hasCopy, ArrayView<float> gradient, ArrayView<float> scales, int hasScales,
     SegmentTable table, float momentum) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
@@ -268,6 +263,8 @@ internal readonly struct SgdEach(ArrayView<float> p, ArrayView<float> mu, ArrayV
         g += row.B * p[i];
         if (row.Flags == 0) g += momentum * mu[i];
         mu[i] = g;
-        p[i] -= row.A * g;
+        float updated = p[i] - row.A * g;
+        p[i] = updated;
+        if (hasCopy != 0) copy.Put(i, updated);
     }
 }

@@ -13,6 +13,14 @@ internal static class Scalar
     /// <summary>The larger one; a NaN on the right is passed over.</summary>
     public static float Larger(float a, float b) => b > a ? b : a;
 
+    /// <summary>bfloat16 bits: nearest, ties to even; NaN stays NaN.</summary>
+    public static ushort Half(float v)
+    {
+        uint u = Interop.FloatAsInt(v), rounded = u + 0x7FFF + ((u >> 16) & 1);
+        if ((u & 0x7FFF_FFFF) > 0x7F80_0000) rounded = u | 0x0040_0000;
+        return (ushort)(rounded >> 16);
+    }
+
     /// <summary>e^x, relative error below 4e-7; 0 below −87.33, ∞ above 88.72, NaN stays.</summary>
     public static float Exp(float x)
     {

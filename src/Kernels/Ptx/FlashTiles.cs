@@ -22,17 +22,26 @@ internal sealed class FlashTiles
     private readonly PtxText _t;
     private readonly FlashTiling _tiling;
 
-    public FlashTiles(PtxText t, FlashTiling tiling, string tokens, string heads)
+    /// <param name="firstImage">
+    /// None: a group is a block of own tokens of one head of one image. Given: it is a block of own tokens and one of the others, of one head,
+    /// beginning with this image.
+    /// </param>
+    public FlashTiles(PtxText t, FlashTiling tiling, string tokens, string heads, string? firstImage = null)
     {
         (_t, _tiling, Tokens, Heads) = (t, tiling, tokens, heads);
         string group = t.Int("mov.u32", "%ctaid.x");
         Thread = t.Int("mov.u32", "%tid.x");
         Lane = t.Int("and.b32", Thread, 31);
         Warp = t.Int("shr.u32", Thread, 5);
-        string blocks = t.Int("div.u32", t.Int("add.u32", tokens, tiling.Own - 1), tiling.Own);
-        ImageHead = t.Int("div.u32", group, blocks);
-        First = t.Int("mul.lo.u32", t.Int("sub.u32", group, t.Int("mul.lo.u32", ImageHead, blocks)), tiling.Own);
-        Image = t.Int("div.u32", ImageHead, heads);
+        OtherFirst = "";
+        if (firstImage is not null) (group, OtherFirst) = Split(group, tiling.Block);
+        (ImageHead, First) = Split(group, tiling.Own);
+        if (firstImage is null) Image = t.Int("div.u32", ImageHead, heads);
+        else
+        {
+            Image = firstImage;
+            ImageHead = t.Int("mad.lo.u32", firstImage, heads, ImageHead);
+        }
         Head = t.Int("sub.u32", ImageHead, t.Int("mul.lo.u32", Image, heads));
         Columns = t.Int("mul.lo.u32", heads, tiling.Width);
         Stride = t.Int("mul.lo.u32", Columns, 3);
@@ -54,8 +63,9 @@ internal sealed class FlashTiles
     public string Image { get; }
     public string Head { get; }
 
-    /// <summary>First token of the group.</summary>
+    /// <summary>First token of the group, and of the others where a group has one block of them.</summary>
     public string First { get; }
+    public string OtherFirst { get; }
 
     /// <summary>heads · width, and three times that.</summary>
     public string Columns { get; }
@@ -69,6 +79,13 @@ internal sealed class FlashTiles
     public string WarpRow { get; }
     public string Row { get; }
     public string Pair { get; }
+
+    /// <summary>What is left of a number after blocks of the tokens, and the first token of the block.</summary>
+    private (string Above, string First) Split(string number, int size)
+    {
+        string blocks = _t.Int("div.u32", _t.Int("add.u32", Tokens, size - 1), size), rest = _t.Int("div.u32", number, blocks);
+        return (rest, _t.Int("mul.lo.u32", _t.Int("sub.u32", number, _t.Int("mul.lo.u32", rest, blocks)), size));
+    }
 
     public MatrixTile Along(int tokens) => new(tokens, _tiling.Width, AlongDepth: true);
     public MatrixTile Summed(int tokens) => new(_tiling.Width, tokens, AlongDepth: false);
@@ -178,6 +195,38 @@ internal sealed class FlashTiles
                 string index = _t.Int("mad.lo.u32", _t.Int("mad.lo.u32", Head, Tokens, query), Tokens, key), b = _t.Float("mov.f32", 0f);
                 _t.Op($"@{inside} ld.global.nc.f32 {b}, [{_t.Long("mad.wide.u32", index, 4, bias)}]");
                 _t.Op($"fma.rn.f32 {s}, {s}, {scaleLog2}, {_t.Float("mul.f32", b, PtxMath.Log2E)}");
+            }
+    }
+
+    /// <summary>bias·log2 e of the block, own tokens as queries; zeros outside.</summary>
+    public string[][] Bias(string bias, string blockFirst)
+    {
+        string[][] all = Zeros(_tiling.Block / 8);
+        Each(all, blockFirst, (f, query, key, inside) =>
+        {
+            string index = _t.Int("mad.lo.u32", _t.Int("mad.lo.u32", Head, Tokens, query), Tokens, key);
+            _t.Op($"@{inside} ld.global.nc.f32 {f}, [{_t.Long("mad.wide.u32", index, 4, bias)}]");
+            _t.Op($"mul.f32 {f}, {f}, {PtxText.Constant(PtxMath.Log2E)}");
+        });
+        return all;
+    }
+
+    /// <summary>Stores a block's numbers into matrix [head, query, key].</summary>
+    public void StoreBlock(string[][] values, string matrix, string blockFirst) => Each(values, blockFirst, (f, query, key, inside) =>
+    {
+        string index = _t.Int("mad.lo.u32", _t.Int("mad.lo.u32", Head, Tokens, query), Tokens, key);
+        _t.Op($"@{inside} st.global.f32 [{_t.Long("mad.wide.u32", index, 4, matrix)}], {f}");
+    });
+
+    private void Each(string[][] values, string blockFirst, Action<string, string, string, string> use)
+    {
+        string[] rows = [Row, _t.Int("add.u32", Row, 8)];
+        string first = _t.Int("add.u32", blockFirst, Pair);
+        for (int j = 0; j < values.Length; j++)
+            for (int i = 0; i < 4; i++)
+            {
+                string key = _t.Int("add.u32", first, 8 * j + i % 2);
+                use(values[j][i], rows[i / 2], key, _t.Test("and.pred", _t.Test("setp.lt.u32", rows[i / 2], Tokens), _t.Test("setp.lt.u32", key, Tokens)));
             }
     }
 

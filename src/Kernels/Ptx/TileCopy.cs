@@ -51,6 +51,21 @@ internal sealed class TileCopy
     /// <param name="stage">Byte offset of the stage, in a register.</param>
     public void Next(string stage)
     {
+        Copy(stage);
+        _t.Op($"add.s64 {_from}, {_from}, {_ahead}");
+        _t.Op($"sub.s32 {_depthLeft}, {_depthLeft}, {_tile.Depth}");
+    }
+
+    /// <summary>Queues the copy of the tile into a stage, and goes on to the same tile of a matrix further on.</summary>
+    /// <param name="bytes">How far (u64).</param>
+    public void Next(string stage, string bytes)
+    {
+        Copy(stage);
+        _t.Op($"add.s64 {_from}, {_from}, {bytes}");
+    }
+
+    private void Copy(string stage)
+    {
         string left = _tile.AlongDepth ? _t.Int("selp.b32", _rowsLeft, 0, _t.Test("setp.gt.s32", _depthLeft, 0)) : _depthLeft;
         string to = _t.Int("add.u32", _to, stage);
         _t.Op($"mov.b64 {_moving}, {_from}");
@@ -60,7 +75,5 @@ internal sealed class TileCopy
             _t.Op($"cp.async.cg.shared.global [{to}+{line * _tile.LineBytes}], [{_moving}], 16, {bytes}");
             if (line + _step < _tile.Lines) _t.Op($"add.s64 {_moving}, {_moving}, {_down}");
         }
-        _t.Op($"add.s64 {_from}, {_from}, {_ahead}");
-        _t.Op($"sub.s32 {_depthLeft}, {_depthLeft}, {_tile.Depth}");
     }
 }

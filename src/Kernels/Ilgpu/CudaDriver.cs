@@ -1,0 +1,96 @@
+using System.Runtime.InteropServices;
+using ILGPU;
+using ILGPU.Runtime;
+using ILGPU.Runtime.Cuda;
+using MimEngine.Kernels.Ptx;
+
+namespace MimEngine.Kernels.Ilgpu;
+
+/// <summary>
+/// Emitted PTX on a CUDA device: what ILGPU's own kernels cannot have, more than 48 KB of shared memory and the tensor cores. Kernels are
+/// handed to the driver when they are first used, and kept.
+/// </summary>
+internal sealed unsafe class CudaDriver : IDisposable
+{
+    /// <summary>A kernel that the driver has compiled.</summary>
+    public sealed record Loaded(nint Module, nint Function, int Threads, int SharedBytes);
+
+    private const int MaxDynamicSharedSize = 8, MostParameters = 16;
+
+    /// <summary>Drivers install libcuda.so.1; the name without a version, which ILGPU asks for, belongs to developers' packages.</summary>
+    public static string Library => OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1";
+
+    private readonly CudaAccelerator _accelerator;
+    private readonly Dictionary<TensorKernelKey, Loaded> _kernels = [];
+    private readonly nint _library;
+    private readonly delegate* unmanaged<nint, int, int, int> _setAttribute;
+
+    private CudaDriver(CudaAccelerator accelerator, nint library)
+    {
+        (_accelerator, _library) = (accelerator, library);
+        _setAttribute = (delegate* unmanaged<nint, int, int, int>)NativeLibrary.GetExport(library, "cuFuncSetAttribute");
+    }
+
+    /// <summary>None on devices without bfloat16 tensor cores (compute capability below 8.0) and on other kinds of device.</summary>
+    public static CudaDriver? For(Accelerator accelerator)
+        => accelerator is CudaAccelerator cuda && cuda.Architecture.Major >= 8 && NativeLibrary.TryLoad(Library, out nint library)
+            ? new CudaDriver(cuda, library) : null;
+
+    /// <summary>Lets ILGPU find the driver under the name that it has without developers' packages.</summary>
+    public static void FindLibrary()
+    {
+        // Under Windows' Linux ILGPU looks by itself, in /usr/lib/wsl/lib.
+        if (Directory.Exists("/usr/lib/wsl/lib")) return;
+        try
+        {
+            NativeLibrary.SetDllImportResolver(typeof(Context).Assembly, (name, assembly, path) =>
+                name == "cuda" && NativeLibrary.TryLoad(Library, out nint found) ? found : 0);
+        }
+        catch (InvalidOperationException)
+        {
+            // Somebody else resolves for ILGPU already.
+        }
+    }
+
+    /// <summary>The kernel, written and compiled at its first use.</summary>
+    /// <exception cref="DeviceException">The driver refuses it.</exception>
+    public Loaded Kernel(TensorKernelKey key, Func<TensorKernelKey, PtxKernel> write)
+    {
+        if (_kernels.TryGetValue(key, out Loaded? known)) return known;
+        PtxKernel kernel = write(key);
+        _accelerator.Bind();
+        CudaError error = CudaAPI.CurrentAPI.LoadModule(out nint module, kernel.Text, out string? log);
+        nint function = 0;
+        if (error == CudaError.CUDA_SUCCESS) error = CudaAPI.CurrentAPI.GetModuleFunction(out function, module, kernel.Name);
+        if (error == CudaError.CUDA_SUCCESS && kernel.SharedBytes > 0) error = (CudaError)_setAttribute(function, MaxDynamicSharedSize, kernel.SharedBytes);
+        if (error != CudaError.CUDA_SUCCESS)
+            throw new DeviceException($"{_accelerator.Name}: the driver refuses the kernel {kernel.Name} ({error}{Reason(log)}). --precision f32 does without tensor cores.");
+        return _kernels[key] = new Loaded(module, function, kernel.Threads, kernel.SharedBytes);
+    }
+
+    /// <summary>Queues a kernel behind what was queued before. Every parameter takes one entry, float32 as its bits.</summary>
+    public void Launch(Loaded kernel, long groups, int slices, params ReadOnlySpan<ulong> parameters)
+    {
+        if (groups == 0) return;
+        ulong* values = stackalloc ulong[MostParameters];
+        void** addresses = stackalloc void*[MostParameters];
+        for (int i = 0; i < parameters.Length; i++)
+        {
+            values[i] = parameters[i];
+            addresses[i] = values + i;
+        }
+        _accelerator.Bind();
+        CudaException.ThrowIfFailed(CudaAPI.CurrentAPI.LaunchKernel(kernel.Function, checked((int)groups), slices, 1, kernel.Threads, 1, 1,
+            kernel.SharedBytes, ((CudaStream)_accelerator.DefaultStream).StreamPtr, (nint)addresses, 0));
+    }
+
+    public void Dispose()
+    {
+        _accelerator.Bind();
+        foreach (Loaded k in _kernels.Values) CudaAPI.CurrentAPI.DestroyModule(k.Module);
+        _kernels.Clear();
+        NativeLibrary.Free(_library);
+    }
+
+    private static string Reason(string? log) => log?.Trim('\0', ' ', '\n') is { Length: > 0 } text ? ": " + text.ReplaceLineEndings(" ") : "";
+}

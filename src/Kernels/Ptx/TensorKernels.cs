@@ -1,0 +1,55 @@
+namespace MimEngine.Kernels.Ptx;
+
+/// <summary>What happens to the sums of a product on tensor cores.</summary>
+internal enum Ending : byte { Float, Half, Gelu }
+
+/// <summary>The tensor-core kernels that a backend launches, by name; the tilings are those of every NVIDIA GPU since compute capability 8.0.</summary>
+internal static class TensorKernels
+{
+    /// <summary>96 KB of shared memory: two groups at once on data-centre GPUs, one on others.</summary>
+    public static GemmTiling Tiling { get; } = new(128, 128, 64, 64, 64, 3, 2);
+
+    /// <summary>Widths of heads that have kernels.</summary>
+    public static IReadOnlyList<int> Widths { get; } = [32, 64, 128];
+
+    /// <summary>Wide heads take smaller blocks: their sums fill the registers.</summary>
+    public static FlashTiling Flash(int width) => new(width, 4, width == 128 ? 32 : 64);
+
+    public static string ProductName(Ending ending, bool aAlongDepth, bool bAlongDepth)
+        => $"gemm_{ending}_{(aAlongDepth ? "k" : "m")}{(bAlongDepth ? "k" : "n")}".ToLowerInvariant();
+
+    public static PtxKernel Product(Ending ending, bool aAlongDepth, bool bAlongDepth)
+        => GemmMma.Write(ProductName(ending, aAlongDepth, bAlongDepth), aAlongDepth, bAlongDepth, Tiling, Epilogue(ending));
+
+    public static PtxKernel AttentionForward(int width, bool hasBias)
+        => FlashForward.Write($"attention_{width}{Suffix(hasBias)}", Flash(width), hasBias);
+
+    /// <param name="ofQueries">dq; otherwise dk and dv.</param>
+    public static PtxKernel AttentionBackward(int width, bool hasBias, bool ofQueries)
+        => FlashBackward.Write($"attention_{(ofQueries ? "dq" : "dkv")}_{width}{Suffix(hasBias)}", Flash(width), hasBias, ofQueries);
+
+    public static PtxKernel AttentionBias(int width) => FlashBias.Write($"attention_dbias_{width}", Flash(width));
+
+    public static GemmEpilogue Epilogue(Ending ending)
+        => ending switch { Ending.Gelu => new StoreGelu(), Ending.Half => new StoreHalf(), _ => new StoreFloat() };
+
+    /// <summary>Every kernel that is launched.</summary>
+    public static IEnumerable<PtxKernel> All()
+    {
+        foreach (Ending ending in new[] { Ending.Float, Ending.Half, Ending.Gelu }) yield return Product(ending, true, true);
+        foreach (Ending ending in new[] { Ending.Float, Ending.Half }) yield return Product(ending, true, false);
+        yield return Product(Ending.Float, false, false);
+        foreach (int width in Widths)
+        {
+            foreach (bool hasBias in new[] { false, true })
+            {
+                yield return AttentionForward(width, hasBias);
+                yield return AttentionBackward(width, hasBias, ofQueries: true);
+                yield return AttentionBackward(width, hasBias, ofQueries: false);
+            }
+            yield return AttentionBias(width);
+        }
+    }
+
+    private static string Suffix(bool hasBias) => hasBias ? "_bias" : "";
+}
