@@ -22,7 +22,7 @@ internal sealed class ExperimentOptions
     private readonly Option<long?> _seed = Options.Number("--seed", "N",
         "Names every random number; the same seed gives the same bits. [0]");
     private readonly Option<string?> _precision = Options.Text("--precision", "f32|bf16",
-        "What matrix products multiply: float32, or bfloat16 (faster where the processor has AMX or AVX512-BF16; all else stays float32). [f32]");
+        "What matrix products multiply: float32, or bfloat16 (faster where the processor or GPU has units for it; sums stay float32). [f32]");
     private readonly Option<string[]> _set = Options.Set("--set terms.0.weighting.temperature=0.5. A run's config.json shows them all");
 
     public Option<string?> DataPath { get; } = Options.Data(

@@ -56,7 +56,7 @@ public static class DeviceCheck
     /// Of one that stores and multiplies bfloat16, against float32 on the CPU: a rounding is up to 1/256, and gradients have passed through it
     /// twice a layer. The update is of float32 masters and stays as near as ever.
     /// </summary>
-    internal static readonly Limits Halves = new(2e-2, 1e-2, 1e-1, 1e-5);
+    internal static readonly Limits Halves = new(2e-2, 5e-3, 5e-2, 1e-5);
 
     /// <exception cref="DeviceException">The device is absent, refused, lost or full.</exception>
     /// <exception cref="RunException">The run cannot be read.</exception>

@@ -5,7 +5,8 @@ namespace MimEngine.Kernels.Ilgpu;
 /// <summary>
 /// The numbers of a tensor, stored as float32 or as bfloat16 and float32 in registers either way. The view of the other type is not read.
 /// </summary>
-internal readonly struct Cells(ArrayView<float> floats, ArrayView<ushort> halves, int half)
+/// <param name="half">A long, so that nothing pads the end: ILGPU forgets the padding of a struct within a struct when it lowers views.</param>
+internal readonly struct Cells(ArrayView<float> floats, ArrayView<ushort> halves, long half)
 {
     public long Length => half != 0 ? halves.Length : floats.Length;
 

@@ -21,7 +21,7 @@ internal sealed unsafe class CudaDriver : IDisposable
     public static string Library => OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1";
 
     private readonly CudaAccelerator _accelerator;
-    private readonly Dictionary<TensorKernelKey, Loaded> _kernels = [];
+    private readonly Dictionary<EmittedKey, Loaded> _kernels = [];
     private readonly nint _library;
     private readonly delegate* unmanaged<nint, int, int, int> _setAttribute;
 
@@ -54,7 +54,7 @@ internal sealed unsafe class CudaDriver : IDisposable
 
     /// <summary>The kernel, written and compiled at its first use.</summary>
     /// <exception cref="DeviceException">The driver refuses it.</exception>
-    public Loaded Kernel(TensorKernelKey key, Func<TensorKernelKey, PtxKernel> write)
+    public Loaded Kernel(EmittedKey key, Func<EmittedKey, PtxKernel> write)
     {
         if (_kernels.TryGetValue(key, out Loaded? known)) return known;
         PtxKernel kernel = write(key);

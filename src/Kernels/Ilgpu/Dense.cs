@@ -32,14 +32,14 @@ internal sealed partial class IlgpuBackend
             Multiply(new Operand(N(dy), 0, m, n, 1), new Operand(N(w), 0, k, 1, k), n, new LinearStore(N(dx), None, 0, Flag(dx.Accumulate), k));
         if (dw.Wanted && !done)
             Multiply(new Operand(N(dy), 0, n, 1, n), new Operand(N(x), 0, k, 1, k), m, new LinearStore(N(dw), None, 0, Flag(dw.Accumulate), k));
-        if (db.Wanted) SumColumns(db, PartialSlot, m, n, new Plain(N(dy), n));
+        if (db.Wanted && !TrySumColumns(db, dy, m, n)) SumColumns(db, PartialSlot, m, n, new Plain(N(dy), n));
     }
 
     public override void GeluForward(Tensor y, Tensor x) => LaunchEach(y.Count, new GeluEach(N(y), N(x)));
 
     public override void GeluBackward(Grad dx, Tensor dy, Tensor x)
     {
-        if (dx.Wanted) LaunchEach(x.Count, new GeluBackwardEach(N(dx), N(dy), N(x), Flag(dx.Accumulate)));
+        if (dx.Wanted && !TryGeluBackward(dx, dy, x)) LaunchEach(x.Count, new GeluBackwardEach(N(dx), N(dy), N(x), Flag(dx.Accumulate)));
     }
 
     public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma, Tensor? rowScale)
@@ -73,7 +73,7 @@ internal sealed partial class IlgpuBackend
     {
         int chunks = Blocks(rows, RowsAChunk);
         ArrayView<float> partial = Scratch<float>(slot, (long)chunks * cols);
-        LaunchEach((long)chunks * cols, new ColumnChunks<TE>(partial, element, rows, cols));
+        LaunchEach((long)chunks * cols, new ColumnChunks<TE>(partial, rows, cols, element));
         LaunchEach(cols, new CombineChunks(F(into), partial, chunks, cols, Flag(into.Accumulate)));
     }
 }
@@ -91,7 +91,7 @@ internal readonly struct Plain(Cells x, int cols) : IElement
 }
 
 /// <summary>One thread sums up to 64 rows of one column.</summary>
-internal readonly struct ColumnChunks<TE>(ArrayView<float> partial, TE element, int rows, int cols) : IKernel where TE : struct, IElement
+internal readonly struct ColumnChunks<TE>(ArrayView<float> partial, int rows, int cols, TE element) : IKernel where TE : struct, IElement
 {
     public void Run<TT>() where TT : struct, ITile
     {

@@ -25,7 +25,7 @@ internal sealed partial class IlgpuBackend : Backend
     public IlgpuBackend(string name, Context context, Accelerator accelerator, Precision precision)
     {
         (Name, _context, _accelerator, _halves) = (name, context, accelerator, precision == Precision.BF16);
-        _tensorCores = CudaDriver.For(accelerator);
+        _emitted = CudaDriver.For(accelerator);
         _simulated = accelerator.AcceleratorType == AcceleratorType.CPU;
         _threads = _simulated ? Tile4.Side * Tile4.Side : Tile16.Side * Tile16.Side;
         _nothing = (DeviceStorage)Allocate(64);
@@ -38,7 +38,7 @@ internal sealed partial class IlgpuBackend : Backend
 
     public override string Description => _simulated ? "ILGPU's simulator of a GPU, on the CPU: for checking kernels"
         : $"{_accelerator.Name}, {_accelerator.NumMultiprocessors} multiprocessors, {_accelerator.MemorySize >> 20} MiB, {_accelerator.AcceleratorType}"
-            + (_halves ? _tensorCores is null ? ", bf16 without tensor cores" : ", bf16 by mma.sync" : "");
+            + (_halves ? _emitted is null ? ", bf16 without tensor cores" : ", bf16 by mma.sync" : "");
 
     public override DType Branch => _halves ? DType.BF16 : DType.F32;
 
@@ -97,7 +97,7 @@ internal sealed partial class IlgpuBackend : Backend
     {
         foreach (DeviceStorage? s in _scratch) s?.Dispose();
         _nothing.Dispose();
-        _tensorCores?.Dispose();
+        _emitted?.Dispose();
         _accelerator.Dispose();
         _context.Dispose();
     }

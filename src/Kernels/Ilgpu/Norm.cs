@@ -5,11 +5,15 @@ namespace MimEngine.Kernels.Ilgpu;
 internal sealed partial class IlgpuBackend
 {
     public override void LayerNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor gamma, Tensor beta, float eps)
-        => Launch(x.Shape.Rows, new LayerNormRows(N(y), F(mean), F(rstd), F(x), F(gamma), F(beta), x.Shape.Cols, eps));
+    {
+        if (TryNormForward(y, mean, rstd, x, gamma, beta, eps)) return;
+        Launch(x.Shape.Rows, new LayerNormRows(N(y), F(mean), F(rstd), F(x), F(gamma), F(beta), x.Shape.Cols, eps));
+    }
 
     public override void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma)
     {
         int rows = x.Shape.Rows, cols = x.Shape.Cols;
+        if (TryNormBackward(dx, dgamma, dbeta, dy, x, mean, rstd, gamma)) return;
         if (dx.Wanted)
             Launch(rows, new LayerNormBackwardRows(F(dx), N(dy), F(x), F(mean), F(rstd), F(gamma), cols, Flag(dx.Accumulate)));
         if (dgamma.Wanted) SumColumns(dgamma, PartialSlot, rows, cols, new TimesNormal(N(dy), F(x), F(mean), F(rstd), cols));

@@ -28,13 +28,13 @@ internal sealed partial class IlgpuBackend
     {
         // The decimal that was written, not the float nearest to it: see the contract.
         (_beta1, _beta2) = ((double)(decimal)beta1, (double)(decimal)beta2);
-        SegmentTable table = Table(segments, out _, (ref row, s) =>
+        SegmentTable table = Table(segments, out int chunks, (ref row, s) =>
         {
             row.A = (float)(1 - (double)s.LearningRate * s.WeightDecay);
             row.B = (float)(s.LearningRate / (1 - Math.Pow(_beta1, s.Step)));
             row.C = (float)(1 / Math.Sqrt(1 - Math.Pow(_beta2, s.Step)));
         });
-        LaunchEach(table.Elements, new AdamWEach(F(p), F(m), F(v), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, (float)_beta1,
+        Launch(chunks, new AdamWEach(F(p), F(m), F(v), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, (float)_beta1,
             (float)(1 - _beta1), (float)_beta2, (float)(1 - _beta2), eps));
     }
 
@@ -202,25 +202,28 @@ internal readonly struct ClipEach(ArrayView<float> scales, ArrayView<float> tota
     }
 }
 
-/// <summary>Rows hold 1 − lr·decay, lr/(1 − β1^t) and 1/√(1 − β2^t).</summary>
+/// <summary>One group is one chunk of a segment. Rows hold 1 − lr·decay, lr/(1 − β1^t) and 1/√(1 − β2^t).</summary>
 internal readonly struct AdamWEach(ArrayView<float> p, ArrayView<float> m, ArrayView<float> v, Cells copy, int hasCopy, ArrayView<float> gradient,
     ArrayView<float> scales, int hasScales, SegmentTable table, float beta1, float rest1, float beta2, float rest2, float eps) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
-        int n = Team.Index<TT>();
-        if (n >= table.Elements) return;
-        int s = table.OfElement(n);
+        int s = table.OfChunk(Grid.IdxX);
         SegmentRow row = table.Rows[s];
-        int i = row.Offset + n - row.First;
-        float g = gradient[i];
-        if (hasScales != 0) g *= scales[s];
-        float first = beta1 * m[i] + rest1 * g, second = beta2 * v[i] + rest2 * (g * g);
-        m[i] = first;
-        v[i] = second;
-        float updated = p[i] * row.A - row.B * first / (MathF.Sqrt(second) * row.C + eps);
-        p[i] = updated;
-        if (hasCopy != 0) copy.Put(i, updated);
+        int start = (Grid.IdxX - row.FirstChunk) * SegmentTable.Chunk;
+        int end = start + SegmentTable.Chunk < row.Length ? start + SegmentTable.Chunk : row.Length;
+        float scale = 1f;
+        if (hasScales != 0) scale = scales[s];
+        for (int i = row.Offset + start + Group.IdxX; i < row.Offset + end; i += TT.Side * TT.Side)
+        {
+            float g = gradient[i] * scale;
+            float first = beta1 * m[i] + rest1 * g, second = beta2 * v[i] + rest2 * (g * g);
+            m[i] = first;
+            v[i] = second;
+            float updated = p[i] * row.A - row.B * first / (MathF.Sqrt(second) * row.C + eps);
+            p[i] = updated;
+            if (hasCopy != 0) copy.Put(i, updated);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ internal sealed partial class IlgpuBackend
     /// <summary>Groups that a weight gradient is cut into at least, where its rows allow it: a fixed number, so that bits depend on no device.</summary>
     private const int WantedGroups = 256;
 
-    private readonly CudaDriver? _tensorCores;
+    private readonly CudaDriver? _emitted;
     private readonly bool _halves;
 
     /// <summary>
@@ -21,7 +21,7 @@ internal sealed partial class IlgpuBackend
     /// rounded first.
     /// </summary>
     private bool OnTensorCores(Tensor x, Tensor w, int n, int k)
-        => _tensorCores is not null && n % 8 == 0 && k % 8 == 0 && (x.DType == DType.BF16 && w.DType == DType.BF16
+        => _emitted is not null && n % 8 == 0 && k % 8 == 0 && (x.DType == DType.BF16 && w.DType == DType.BF16
             || _halves && (x.DType == DType.BF16 || w.DType == DType.BF16)) && Aligned(x) && Aligned(w);
 
     private static bool Aligned(Tensor? t) => t is not { } given || given.ByteOffset % 16 == 0;
@@ -90,7 +90,7 @@ internal sealed partial class IlgpuBackend
     private void Product(Ending ending, bool aAlongDepth, bool bAlongDepth, int slices, ulong a, ulong b, int rows, int cols, int depth, int part,
         params ReadOnlySpan<ulong> more)
     {
-        CudaDriver.Loaded kernel = _tensorCores!.Kernel(new TensorKernelKey(ending, aAlongDepth, bAlongDepth),
+        CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(ending, aAlongDepth, bAlongDepth),
             static key => TensorKernels.Product(key.Ending, key.A, key.B));
         Span<ulong> all = stackalloc ulong[6 + more.Length];
         (all[0], all[1], all[2], all[3], all[4], all[5]) = (a, b, (ulong)rows, (ulong)cols, (ulong)depth, (ulong)part);
@@ -100,7 +100,7 @@ internal sealed partial class IlgpuBackend
 
     private void Queue(CudaDriver.Loaded kernel, long groups, int slices, ReadOnlySpan<ulong> parameters)
     {
-        try { _tensorCores!.Launch(kernel, groups, slices, parameters); }
+        try { _emitted!.Launch(kernel, groups, slices, parameters); }
         catch (AcceleratorException e) { throw Lost(e); }
     }
 
@@ -108,7 +108,7 @@ internal sealed partial class IlgpuBackend
     private FlashTiling? Flash(Tensor qkv, int heads)
     {
         int width = qkv.Shape.Cols / 3 / heads;
-        return _tensorCores is not null && qkv.DType == DType.BF16 && Aligned(qkv) && TensorKernels.Widths.Contains(width) ? TensorKernels.Flash(width) : null;
+        return _emitted is not null && qkv.DType == DType.BF16 && Aligned(qkv) && TensorKernels.Widths.Contains(width) ? TensorKernels.Flash(width) : null;
     }
 
     private bool TryAttentionForward(Tensor y, Tensor lse, Tensor qkv, int heads, Tensor? bias)
@@ -116,8 +116,8 @@ internal sealed partial class IlgpuBackend
         if (Flash(qkv, heads) is not { } tiling || !Aligned(y)) return false;
         int tokens = qkv.Shape.D1;
         bool hasBias = bias is not null;
-        CudaDriver.Loaded kernel = _tensorCores!.Kernel(new TensorKernelKey(FlashPart.Forward, tiling.Width, hasBias),
-            static key => TensorKernels.AttentionForward(key.Width, key.HasBias));
+        CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(EmittedPart.Forward, tiling.Width, hasBias),
+            static key => TensorKernels.AttentionForward(key.Width, key.Option));
         Span<ulong> all = [Address(y), Address(lse), Address(qkv), (ulong)tokens, (ulong)heads, Scale(tiling), Address(bias)];
         Queue(kernel, (long)qkv.Shape.D0 * heads * Blocks(tokens, tiling.Own), 1, hasBias ? all : all[..6]);
         return true;
@@ -130,10 +130,10 @@ internal sealed partial class IlgpuBackend
         bool hasBias = bias is not null;
         Span<ulong> all = [Address(dqkv), Address(qkv), Address(dy), Address(lse), (ulong)delta.LoadEffectiveAddressAsPtr(), (ulong)tokens, (ulong)heads,
             Scale(tiling), Address(bias)];
-        foreach (FlashPart part in s_backward)
+        foreach (EmittedPart part in s_backward)
         {
-            CudaDriver.Loaded kernel = _tensorCores!.Kernel(new TensorKernelKey(part, tiling.Width, hasBias),
-                static key => TensorKernels.AttentionBackward(key.Width, key.HasBias, key.Part == FlashPart.Queries));
+            CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(part, tiling.Width, hasBias),
+                static key => TensorKernels.AttentionBackward(key.Width, key.Option, key.Part == EmittedPart.Queries));
             Queue(kernel, (long)qkv.Shape.D0 * heads * Blocks(tokens, tiling.Own), 1, hasBias ? all : all[..8]);
         }
         return true;
@@ -147,7 +147,7 @@ internal sealed partial class IlgpuBackend
         int part = Blocks(images, Math.Clamp(Blocks(2 * WantedGroups, groups), 1, images)), slices = Blocks(images, part), numbers = heads * tokens * tokens;
         // The first scratch slot holds delta.
         ArrayView<float> partial = Scratch<float>(SecondPartialSlot, (long)slices * numbers);
-        CudaDriver.Loaded kernel = _tensorCores!.Kernel(new TensorKernelKey(FlashPart.Bias, tiling.Width, true),
+        CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(EmittedPart.Bias, tiling.Width, true),
             static key => TensorKernels.AttentionBias(key.Width));
         Queue(kernel, groups, slices, [(ulong)partial.LoadEffectiveAddressAsPtr(), Address(qkv), Address(dy), Address(lse),
             (ulong)delta.LoadEffectiveAddressAsPtr(), Address(bias), (ulong)tokens, (ulong)heads, (ulong)images, (ulong)part, Scale(tiling)]);
@@ -155,17 +155,19 @@ internal sealed partial class IlgpuBackend
         return true;
     }
 
-    private static readonly FlashPart[] s_backward = [FlashPart.Queries, FlashPart.KeysAndValues];
+    private static readonly EmittedPart[] s_backward = [EmittedPart.Queries, EmittedPart.KeysAndValues];
 
     private static ulong Scale(FlashTiling tiling) => BitConverter.SingleToUInt32Bits(1f / MathF.Sqrt(tiling.Width));
 }
 
-/// <summary>Which kernel of attention.</summary>
-internal enum FlashPart : byte { None, Forward, Queries, KeysAndValues, Bias }
+/// <summary>Which emitted kernel: a product, one of attention's, or one that walks through rows.</summary>
+internal enum EmittedPart : byte { Product, Forward, Queries, KeysAndValues, Bias, NormForward, NormBackward, ColumnSums, GeluBackward }
 
 /// <summary>Names a loaded kernel without making a string at every launch.</summary>
-internal readonly record struct TensorKernelKey(Ending Ending, bool A, bool B, FlashPart Part, int Width, bool HasBias)
+/// <param name="Width">Of a head or a row.</param>
+/// <param name="Option">With a bias; or of bfloat16.</param>
+internal readonly record struct EmittedKey(Ending Ending, bool A, bool B, EmittedPart Part, int Width, bool Option)
 {
-    public TensorKernelKey(Ending ending, bool a, bool b) : this(ending, a, b, FlashPart.None, 0, false) { }
-    public TensorKernelKey(FlashPart part, int width, bool hasBias) : this(default, false, false, part, width, hasBias) { }
+    public EmittedKey(Ending ending, bool a, bool b) : this(ending, a, b, EmittedPart.Product, 0, false) { }
+    public EmittedKey(EmittedPart part, int width, bool option) : this(default, false, false, part, width, option) { }
 }

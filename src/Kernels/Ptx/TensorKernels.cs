@@ -3,7 +3,7 @@ namespace MimEngine.Kernels.Ptx;
 /// <summary>What happens to the sums of a product on tensor cores.</summary>
 internal enum Ending : byte { Float, Half, Gelu }
 
-/// <summary>The tensor-core kernels that a backend launches, by name; the tilings are those of every NVIDIA GPU since compute capability 8.0.</summary>
+/// <summary>The emitted kernels that a backend launches, by name; the tilings are those of every NVIDIA GPU since compute capability 8.0.</summary>
 internal static class TensorKernels
 {
     /// <summary>96 KB of shared memory: two groups at once on data-centre GPUs, one on others.</summary>
@@ -33,7 +33,15 @@ internal static class TensorKernels
     public static GemmEpilogue Epilogue(Ending ending)
         => ending switch { Ending.Gelu => new StoreGelu(), Ending.Half => new StoreHalf(), _ => new StoreFloat() };
 
-    /// <summary>Every kernel that is launched.</summary>
+    public static PtxKernel NormForward(int cols, bool half) => RowKernels.NormForward($"layer_norm_{cols}{Type(half)}", cols, half);
+
+    public static PtxKernel NormBackward(int cols, bool half) => RowKernels.NormBackward($"layer_norm_backward_{cols}{Type(half)}", cols, half);
+
+    public static PtxKernel ColumnSums(bool half) => RowKernels.ColumnSums("column_sums" + Type(half), half);
+
+    public static PtxKernel GeluBackward() => RowKernels.GeluBackward("gelu_backward");
+
+    /// <summary>Every kernel that is launched; of those made for a row's length, the lengths of the published encoders.</summary>
     public static IEnumerable<PtxKernel> All()
     {
         foreach (Ending ending in new[] { Ending.Float, Ending.Half, Ending.Gelu }) yield return Product(ending, true, true);
@@ -49,7 +57,19 @@ internal static class TensorKernels
             }
             yield return AttentionBias(width);
         }
+        foreach (bool half in new[] { false, true })
+        {
+            foreach (int cols in new[] { 128, 384, 512, 768, 1024 })
+            {
+                yield return NormForward(cols, half);
+                yield return NormBackward(cols, half);
+            }
+            yield return ColumnSums(half);
+        }
+        yield return GeluBackward();
     }
+
+    private static string Type(bool half) => half ? "_bf16" : "_f32";
 
     private static string Suffix(bool hasBias) => hasBias ? "_bias" : "";
 }
