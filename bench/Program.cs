@@ -9,7 +9,13 @@ switch (args)
     case ["probes", ..]: return ProbeBench.Run(args.AsSpan(1));
     case ["teacher", ..]: return TeacherBench.Run(args.AsSpan(1));
     case ["step", ..]: return StepBench.Run(args.AsSpan(1));
-    case ["gpu", ..]: return GpuBench.Run(args.AsSpan(1));
+    case ["gpu", ..]:
+        try { return GpuBench.Run(args.AsSpan(1)); }
+        catch (MimEngine.Kernels.DeviceException e)
+        {
+            Console.Error.WriteLine(e.Message);
+            return 1;
+        }
     case ["ptx", var folder]: return PtxVariants.Run(folder);
     case ["ops", ..]:
         OpBench.Only = args.Length > 1 ? args[1] : "";
