@@ -19,7 +19,7 @@ internal sealed partial class IlgpuBackend
         int rows = x.Shape.Rows, cols = x.Shape.Cols;
         if (dx.Wanted) LaunchEach(x.Count, new ScaleShiftBackwardEach(new GradView(F(dx), dx), F(dy), F(gamma), cols));
         if (dgamma.Wanted) SumColumns(dgamma, PartialSlot, rows, cols, new Times(F(dy), F(x), cols));
-        if (dbeta.Wanted) SumColumns(dbeta, SecondPartialSlot, rows, cols, new Plain(F(dy), cols));
+        if (dbeta.Wanted) SumColumns(dbeta, SecondPartialSlot, rows, cols, new Plain(N(dy), cols));
     }
 
     public override void TeacherTargets(Tensor targets, Tensor entropy, Tensor logits, Tensor center, Tensor? weights, float temperature)
