@@ -14,7 +14,7 @@ internal sealed partial class IlgpuBackend
     {
         HeadLayout at = Layout(qkv, heads);
         ArrayView<float> rows = Scratch<float>(PartialSlot, (long)qkv.Shape.D0 * heads * at.Tokens);
-        Launch((long)qkv.Shape.D0 * heads, new ClsRows(rows, F(qkv), F(bias), Flag(bias), at));
+        Launch((long)qkv.Shape.D0 * heads, new ClsRows(rows, N(qkv), F(bias), Flag(bias), at));
         LaunchEach(a.Count, new HeadMeans(F(a), rows, heads, at.Tokens, a.Shape.Cols));
     }
 
@@ -64,7 +64,7 @@ internal readonly struct ProbabilityRows(ArrayView<float> p, Cells qkv, ArrayVie
 }
 
 /// <summary>One group is the first query of one head: its logits, then their softmax.</summary>
-internal readonly struct ClsRows(ArrayView<float> p, ArrayView<float> qkv, ArrayView<float> bias, int hasBias, HeadLayout at) : IKernel
+internal readonly struct ClsRows(ArrayView<float> p, Cells qkv, ArrayView<float> bias, int hasBias, HeadLayout at) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
@@ -74,7 +74,7 @@ internal readonly struct ClsRows(ArrayView<float> p, ArrayView<float> qkv, Array
         for (int col = Group.IdxX; col < at.Tokens; col += TT.Side * TT.Side)
         {
             float s = 0f;
-            for (int d = 0; d < at.Width; d++) s += qkv[q + d] * qkv[k + col * at.Stride + d];
+            for (int d = 0; d < at.Width; d++) s += qkv.Get(q + d) * qkv.Get(k + col * at.Stride + d);
             s *= at.Scale;
             if (hasBias != 0) s += bias[head % at.Heads * at.Tokens * at.Tokens + col];
             p[to + col] = s;
