@@ -6,6 +6,7 @@ switch (args)
     case ["gemm", ..]: return GemmTable.Run(args[1..]);
     case ["fast", ..]: return FastBench.Run(args.AsSpan(1));
     case ["loader", ..]: return LoaderBench.Run(args.AsSpan(1));
+    case ["encoder", ..]: return EncoderBench.Run(args.AsSpan(1));
     case ["probes", ..]: return ProbeBench.Run(args.AsSpan(1));
     case ["teacher", ..]: return TeacherBench.Run(args.AsSpan(1));
     case ["step", ..]: return StepBench.Run(args.AsSpan(1));

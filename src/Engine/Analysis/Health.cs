@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using MimEngine.Engine.Autograd;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Pretraining;
@@ -27,10 +28,13 @@ public sealed class Health
         _crops = crops[..(_count * picture)];
     }
 
-    /// <summary>"health.3.distance" in pixels, "health.3.nmi", "health.3.entropy" of patches in nats, block by block.</summary>
+    /// <summary>
+    /// "health.3.distance" in pixels, "health.3.nmi", "health.3.entropy" of patches in nats, block by block; and "health.seconds", what the look cost.
+    /// </summary>
     /// <param name="arena">Memory for one forward pass: a guest of the training arena.</param>
     public List<Metric> Look(Encoder encoder, Arena arena)
     {
+        long started = Stopwatch.GetTimestamp();
         using var watch = new AttentionWatch(_backend, encoder.Grid, encoder.TokenPixels, _count);
         var shape = new Shape(_count, 3, _config.ImagePixels, _config.ImagePixels);
         var tape = new Tape(_backend, arena);
@@ -45,6 +49,7 @@ public sealed class Health
         foreach (BlockStatistics b in watch.Blocks())
             metrics.AddRange([new($"health.{b.Block}.distance", b.Mean.Distance), new($"health.{b.Block}.nmi", b.Mean.Nmi),
                 new($"health.{b.Block}.entropy", b.Mean.PatchEntropy)]);
+        metrics.Add(new("health.seconds", Stopwatch.GetElapsedTime(started).TotalSeconds));
         return metrics;
     }
 }

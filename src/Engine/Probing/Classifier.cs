@@ -154,8 +154,13 @@ public sealed class Classifier : IDisposable
     private ReadOnlySpan<float> Repeated(ReadOnlySpan<float> targets)
     {
         if (Probes == 1) return targets;
-        for (int row = 0; row < _config.Batch * Probes; row++)
-            targets.Slice(row / Probes * Classes, Classes).CopyTo(_repeated.AsSpan(row * Classes));
+        for (int row = 0; row < _config.Batch; row++)
+        {
+            Span<float> rows = _repeated.AsSpan(row * Probes * Classes, Probes * Classes);
+            targets.Slice(row * Classes, Classes).CopyTo(rows);
+            for (int done = Classes; done < rows.Length; done *= 2)   // what is there doubles
+                rows[..Math.Min(done, rows.Length - done)].CopyTo(rows[done..]);
+        }
         return _repeated;
     }
 

@@ -55,7 +55,7 @@ public static class LinearProbe
             ReadOnlySpan<float> s = scores.Slice(row * stride + offset, classes);
             float own = s[labels[row]];
             int before = 0;
-            for (int k = 0; k < classes; k++)
+            for (int k = 0; k < classes && before < 5; k++)
                 if (k != labels[row] && !(s[k] < own || s[k] == own && k > labels[row])) before++;
             if (before == 0) first++;
             if (before < 5) firstFive++;

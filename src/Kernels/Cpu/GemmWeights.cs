@@ -13,6 +13,7 @@ internal unsafe struct WeightGradient
     private const int PartRows = 384;         // of c in a unit: A's block of 240 tokens takes 369 kB of L2
     private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
     private const int LeastUnits = 4, LeastUnitsOfFew = 8, Few = 1 << 16;   // of few sums more can be kept and added
+    private const int LeastTokens = 128;      // of a range: below that, adding the ranges costs more than more units bring
     private const int LongestBlock = 240;     // tokens: a panel of B takes 46 kB, most of L1
     private const int NarrowCols = 512;       // rows of b this short lie densely enough in the caches to be multiplied where they are
 
@@ -42,7 +43,7 @@ internal unsafe struct WeightGradient
         Block = BlockTokens(m, n, k);
         Blocks = Ceiling(k, Block);
         (RowParts, ColParts) = (Ceiling(m, PartRows), Ceiling(n, PartCols));
-        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, RangesWanted(m, n)));
+        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, RangesWanted(m, n, k)));
         Ranges = Ceiling(Blocks, RangeBlocks);
     }
 
@@ -51,12 +52,12 @@ internal unsafe struct WeightGradient
     /// </summary>
     public static int BlockTokens(int m, int n, int k)
     {
-        int ranges = RangesWanted(m, n), blocks = Ceiling(Ceiling(k, LongestBlock), ranges) * ranges;
+        int ranges = RangesWanted(m, n, k), blocks = Ceiling(Ceiling(k, LongestBlock), ranges) * ranges;
         return Ceiling(Ceiling(k, blocks), 8) * 8;
     }
 
-    private static int RangesWanted(int m, int n)
-        => Ceiling((long)m * n <= Few ? LeastUnitsOfFew : LeastUnits, Ceiling(m, PartRows) * Ceiling(n, PartCols));
+    private static int RangesWanted(int m, int n, int k) => Math.Min(Math.Max(1, k / LeastTokens),
+        Ceiling((long)m * n <= Few ? LeastUnitsOfFew : LeastUnits, Ceiling(m, PartRows) * Ceiling(n, PartCols)));
 
     /// <summary>First row (or column) of part i of n when an extent is cut into even parts of whole tiles.</summary>
     public static int PartStart(int extent, int parts, int i) => Math.Min(extent, Ceiling(Ceiling(extent, parts), 48) * 48 * i);

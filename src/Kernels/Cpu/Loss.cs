@@ -211,24 +211,37 @@ public sealed unsafe partial class CpuBackend
         }
 
         /// <summary>Rows of one vector at most, the same bits: nothing leaves the registers, which is most of the time of ten classes.</summary>
+        /// <remarks>Logarithms come a block of rows later: a call would empty the vector registers in every row.</remarks>
         private double Short(int first, int last)
         {
             double total = 0;
-            float* ones = stackalloc float[TV.Count];
+            float* ones = stackalloc float[TV.Count + 3 * Block], sums = ones + TV.Count, masses = sums + Block, dots = masses + Block;
             Lines<TV>.Set(ones, 1f, TV.Count);
-            TV inside = Lines<TV>.Load(ones, cols), f = TV.All(-factor);
-            for (int row = first; row < last; row++)
+            for (int block = first; block < last; block += Block)
             {
-                float* p = logits + (long)row * cols;
-                TV x = Lines<TV>.Load(p, cols), t = Lines<TV>.Load(targets + (long)row * cols, cols);
-                TV m = TV.All(TV.Where(inside, TV.Zero, x, TV.All(p[0])).Largest());
-                TV e = TV.Where(inside, TV.Zero, VectorMath.Exp(x - m), TV.Zero);
-                float sum = e.Sum(), mass = t.Sum();
-                total += mass * Math.Log(sum) - TV.MulAdd(t, x - m, TV.Zero).Sum();
-                if (dlogits != null)
-                    Lines<TV>.Store(TV.MulAdd(TV.All(mass / sum * factor), e, f * t), dlogits + (long)row * cols, cols);
+                int n = Math.Min(Block, last - block);
+                ShortBlock(block, n, Lines<TV>.Load(ones, cols), sums, masses, dots);
+                for (int i = 0; i < n; i++) total += masses[i] * Math.Log(sums[i]) - dots[i];
             }
             return total;
+        }
+
+        private const int Block = 64;
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        private void ShortBlock(int first, int rows, TV inside, float* sums, float* masses, float* dots)
+        {
+            TV f = TV.All(-factor);
+            for (int i = 0; i < rows; i++)
+            {
+                long at = (long)(first + i) * cols;
+                TV x = Lines<TV>.Load(logits + at, cols), t = Lines<TV>.Load(targets + at, cols);
+                TV m = TV.All(TV.Where(inside, TV.Zero, x, TV.All(logits[at])).Largest());
+                TV e = TV.Where(inside, TV.Zero, VectorMath.Exp(x - m), TV.Zero);
+                float sum = e.Sum(), mass = t.Sum();
+                (sums[i], masses[i], dots[i]) = (sum, mass, TV.MulAdd(t, x - m, TV.Zero).Sum());
+                if (dlogits != null) Lines<TV>.Store(TV.MulAdd(TV.All(mass / sum * factor), e, f * t), dlogits + at, cols);
+            }
         }
     }
 }
