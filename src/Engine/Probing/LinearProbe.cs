@@ -54,9 +54,8 @@ public static class LinearProbe
         {
             ReadOnlySpan<float> s = scores.Slice(row * stride + offset, classes);
             float own = s[labels[row]];
-            int before = 0;
-            for (int k = 0; k < classes && before < 5; k++)
-                if (k != labels[row] && !(s[k] < own || s[k] == own && k > labels[row])) before++;
+            int before = -1;   // itself; counted without branches, which would be guesses
+            for (int k = 0; k < classes; k++) before += s[k] < own | (s[k] == own & k > labels[row]) ? 0 : 1;
             if (before == 0) first++;
             if (before < 5) firstFive++;
         }

@@ -292,8 +292,7 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
     public float Largest()
     {
         Vector128<float> four = Sse.Max(V.GetLower(), V.GetUpper()), two = Sse.Max(four, Sse.MoveHighToLow(four, four));
-        float a = two[0], b = two[1];
-        return a > b ? a : b;
+        return Sse.MaxScalar(two, Sse.Shuffle(two, two, 1)).ToScalar();   // no branch: it would be a guess in every line
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
