@@ -79,8 +79,8 @@ public sealed unsafe partial class CpuBackend
             for (int b = from; b < to; b++)
             {
                 void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
-                HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth, 1f);
-                HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth, 1f);
+                HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth);
+                HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth);
                 for (int i = 0; i < tokens; i += panel)
                 {
                     int queries = Math.Min(panel, tokens - i), vectors = (queries + TV.Count - 1) / TV.Count;
@@ -95,9 +95,8 @@ public sealed unsafe partial class CpuBackend
                         (int at, int count) = cut.DepthGroup(g);
                         tiles.Across(outputs + at * TV.Count, stride, scores, values + at * TV.Count, stride, queries, count, tokens);
                     }
-                    for (int r = 0; r < queries; r++)
-                        Lines<TV>.Scale<TE, F32Element>(TE.At(y, ((nint)b * tokens + i + r) * width + h * depth), outputs + (nint)r * stride, sums[r],
-                            accumulate: false, depth);
+                    HeadRows<TV>.Spread<TE>(TE.At(y, ((nint)b * tokens + i) * width + h * depth), width, outputs, stride, queries, depth, 1f, sums,
+                        accumulate: false);
                 }
             }
             desks.Leave(desk);

@@ -83,8 +83,8 @@ public sealed unsafe partial class CpuBackend
             {
                 nint start = (nint)b * tokens * row + h * depth;
                 void* q = TE.At(qkv, start), into = dqkv == null ? null : TE.At(dqkv, start);
-                HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth, 1f);
-                HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth, 1f);
+                HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth);
+                HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth);
                 for (int i = 0; i < tokens; i += panel)
                 {
                     int queries = Math.Min(panel, tokens - i), vectors = (queries + TV.Count - 1) / TV.Count;
@@ -139,10 +139,7 @@ public sealed unsafe partial class CpuBackend
 
         /// <summary>Puts scratch rows into one head's columns of dqkv.</summary>
         private void Spread(void* to, float* rows, int count, float scale)
-        {
-            for (int r = 0; r < count; r++)
-                Lines<TV>.Scale<TE, F32Element>(TE.At(to, (nint)r * 3 * cut.Width), rows + (nint)r * cut.DepthStride, scale, accumulate, cut.Depth);
-        }
+            => HeadRows<TV>.Spread<TE>(to, 3 * cut.Width, rows, cut.DepthStride, count, cut.Depth, scale, null, accumulate);
     }
 
     /// <summary>

@@ -13,12 +13,6 @@ internal static unsafe class AttentionPairs
 {
     private static readonly Vector512<uint> s_upper = Vector512.Create(0xFFFF_0000u);
 
-    /// <summary>to[r, j]: pairs (from[r, 2j], from[r, 2j + 1]), as they lie.</summary>
-    public static void Rows(float* to, int stride, ushort* from, int row, int rows, int depth)
-    {
-        for (int r = 0; r < rows; r++) Lines<Lanes16>.Copy(to + (nint)r * stride, (float*)(from + (nint)r * row), depth / 2);
-    }
-
     /// <summary>to[r, d]: pairs (from[2r, d], from[2r + 1, d]) of columns [first, first + 16·vectors); a row that is not there is zeros.</summary>
     public static void Interleave(float* to, int stride, ushort* from, int row, int rows, int depth, int first, int vectors)
     {
@@ -75,12 +69,12 @@ public sealed unsafe partial class CpuBackend
             for (int b = from; b < to; b++)
             {
                 ushort* q = qkv + (nint)b * tokens * row + h * depth;
-                AttentionPairs.Rows(keys, half, q + width, row, tokens, depth);
+                // A pair is 32 bits that are only moved: rows are gathered and transposed as floats are.
+                HeadRows<Lanes16>.Gather<F32Element>(keys, half, q + width, row / 2, tokens, half);
                 AttentionPairs.Interleave(values, stride, q + 2 * width, row, tokens, depth, 0, cut.DepthVectors);
                 for (int i = 0; i < tokens; i += panel)
                 {
                     int queries = Math.Min(panel, tokens - i), vectors = (queries + Lanes - 1) / Lanes;
-                    // A pair is 32 bits that are only moved: it transposes like a float.
                     HeadRows<Lanes16>.Transpose<F32Element>(across, panel, q + (nint)i * row, row / 2, queries, half);
                     tiles.Along(scores, panel, keys, half, across, cut.KeyRows, vectors, half, accumulate: false);
                     float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens + i;
@@ -95,9 +89,8 @@ public sealed unsafe partial class CpuBackend
                         (int at, int count) = cut.DepthGroup(g);
                         tiles.Across(outputs + at * Lanes, stride, pairs, values + at * Lanes, stride, queries, count, keyPairs);
                     }
-                    for (int r = 0; r < queries; r++)
-                        Lines<Lanes16>.Scale<Bf16Element, F32Element>(y + ((nint)b * tokens + i + r) * width + h * depth, outputs + (nint)r * stride,
-                            sums[r], accumulate: false, depth);
+                    HeadRows<Lanes16>.Spread<Bf16Element>(y + ((nint)b * tokens + i) * width + h * depth, width, outputs, stride, queries, depth, 1f,
+                        sums, accumulate: false);
                 }
             }
             desks.Leave(desk);
@@ -150,8 +143,8 @@ public sealed unsafe partial class CpuBackend
             {
                 nint start = (nint)b * tokens * row + h * depth;
                 ushort* q = qkv + start, into = dqkv == null ? null : dqkv + start;
-                AttentionPairs.Rows(keys, half, q + width, row, tokens, depth);
-                AttentionPairs.Rows(values, half, q + 2 * width, row, tokens, depth);
+                HeadRows<Lanes16>.Gather<F32Element>(keys, half, q + width, row / 2, tokens, half);
+                HeadRows<Lanes16>.Gather<F32Element>(values, half, q + 2 * width, row / 2, tokens, half);
                 if (dqkv != null) AttentionPairs.Interleave(pairedKeys, stride, q + width, row, tokens, depth, 0, cut.DepthVectors);
                 for (int i = 0; i < tokens; i += panel)
                 {
@@ -214,9 +207,6 @@ public sealed unsafe partial class CpuBackend
 
         /// <summary>Puts scratch rows into one head's columns of dqkv.</summary>
         private void Spread(ushort* to, float* rows, int count, float scale)
-        {
-            for (int r = 0; r < count; r++)
-                Lines<Lanes16>.Scale<Bf16Element, F32Element>(to + (nint)r * 3 * cut.Width, rows + (nint)r * cut.DepthStride, scale, accumulate, cut.Depth);
-        }
+            => HeadRows<Lanes16>.Spread<Bf16Element>(to, 3 * cut.Width, rows, cut.DepthStride, count, cut.Depth, scale, null, accumulate);
     }
 }

@@ -6,16 +6,47 @@ namespace MimEngine.Kernels.Cpu;
 /// <summary>Moves the rows of one head between the (B, N, 3·C) tensor and scratch.</summary>
 internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
 {
-    /// <summary>to[r, d] = scale·from[r, d].</summary>
-    public static void Gather<TE>(float* to, int stride, void* from, int row, int rows, int depth, float scale) where TE : struct, IElement
+    /// <summary>to[r, d] = from[r, d].</summary>
+    public static void Gather<TE>(float* to, int stride, void* from, int row, int rows, int depth) where TE : struct, IElement
     {
-        for (int r = 0; r < rows; r++)
-            Lines<TV>.Scale<F32Element, TE>(to + (long)r * stride, TE.At(from, (nint)r * row), scale, accumulate: false, depth);
+        int whole = depth / TV.Count * TV.Count, rest = depth - whole;
+        for (int r = 0; r < rows; r++, to += stride, from = TE.At(from, row))
+        {
+            for (int d = 0; d < whole; d += TV.Count) TE.Load<TV>(from, d).Store(to + d);
+            if (rest > 0) TE.LoadFirst<TV>(from, whole, rest).StoreFirst(to + whole, rest);
+        }
     }
 
-    /// <summary>to[d, r] = from[r, d], columns past the rows 0. Blocks of 4×4 where the processor has the shuffles.</summary>
+    /// <summary>to[r, d] = scale·from[r, d], or with scales each row by its own; added where it is accumulated.</summary>
+    public static void Spread<TE>(void* to, int row, float* from, int stride, int rows, int depth, float scale, float* scales, bool accumulate)
+        where TE : struct, IElement
+    {
+        int whole = depth / TV.Count * TV.Count, rest = depth - whole;
+        TV s = TV.All(scale);
+        for (int r = 0; r < rows; r++, from += stride, to = TE.At(to, row))
+        {
+            if (scales != null) s = TV.All(scales[r]);
+            if (accumulate)
+            {
+                for (int d = 0; d < whole; d += TV.Count) TE.Store(TV.MulAdd(s, TV.Load(from + d), TE.Load<TV>(to, d)), to, d);
+                if (rest > 0) TE.StoreFirst(TV.MulAdd(s, TV.LoadFirst(from + whole, rest), TE.LoadFirst<TV>(to, whole, rest)), to, whole, rest);
+                continue;
+            }
+            for (int d = 0; d < whole; d += TV.Count) TE.Store(s * TV.Load(from + d), to, d);
+            if (rest > 0) TE.StoreFirst(s * TV.LoadFirst(from + whole, rest), to, whole, rest);
+        }
+    }
+
+    /// <summary>to[d, r] = from[r, d], columns past the rows 0 up to a whole vector. Blocks of 16×16 or 4×4 where the processor has the shuffles.</summary>
     public static void Transpose<TE>(float* to, int stride, void* from, int row, int rows, int depth) where TE : struct, IElement
     {
+        int padded = Math.Min(stride, (rows + TV.Count - 1) / TV.Count * TV.Count);
+        for (int d = 0; d < depth && padded > rows; d++) new Span<float>(to + (nint)d * stride + rows, padded - rows).Clear();
+        if (typeof(TE) == typeof(F32Element) && TV.Count == 16)
+        {
+            GemmPack.Transpose(to, stride, (float*)from, row, rows, depth);
+            return;
+        }
         int r = 0;
         for (; Sse.IsSupported && r <= rows - 4; r += 4)
         {
@@ -40,7 +71,5 @@ internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
         }
         for (; r < rows; r++)
             for (int d = 0; d < depth; d++) to[(long)d * stride + r] = TE.Get(from, (nint)r * row + d);
-        for (int d = 0; d < depth; d++)
-            for (int pad = rows; pad < stride; pad++) to[(long)d * stride + pad] = 0f;
     }
 }

@@ -27,18 +27,6 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
         else TE.StoreFirst(v, p, i, n);
     }
 
-    /// <summary>y = a·x, or y += a·x, each of its own type.</summary>
-    public static void Scale<TY, TX>(void* y, void* x, float a, bool accumulate, int n) where TY : struct, IElement where TX : struct, IElement
-    {
-        TV va = TV.All(a);
-        if (accumulate)
-        {
-            for (int i = 0; i < n; i += TV.Count) Store<TY>(TV.MulAdd(va, Load<TX>(x, i, n - i), Load<TY>(y, i, n - i)), y, i, n - i);
-            return;
-        }
-        for (int i = 0; i < n; i += TV.Count) Store<TY>(va * Load<TX>(x, i, n - i), y, i, n - i);
-    }
-
     /// <summary>Σ a·b, two accumulators wide.</summary>
     public static float Dot<TE>(void* a, void* b, int n) where TE : struct, IElement
     {
