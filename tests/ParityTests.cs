@@ -57,7 +57,8 @@ public class ParityTests
                 if (threads == 1) continue;
                 Results one = call.Execute(Cpu.Open(unit, 1), modes);
                 foreach (Slot slot in call.Slots)
-                    Assert.That(got.Bytes(slot.Name).AsSpan().SequenceEqual(one.Bytes(slot.Name)), $"{call.Name}, {modes}: {slot.Name} on {threads} threads.");
+                    Assert.That(got.Bytes(slot.Name).AsSpan().SequenceEqual(one.Bytes(slot.Name)),
+                        $"{call.Name}, {modes}: {slot.Name} on {threads} threads.");
             }
     }
 

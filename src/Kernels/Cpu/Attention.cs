@@ -88,8 +88,8 @@ public sealed unsafe partial class CpuBackend
                     tiles.Along(scores, panel, keys, stride, across, cut.KeyRows, vectors, depth, accumulate: false);
                     float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens + i;
                     for (int v = 0; v < vectors; v++)
-                        Softmax<TV>(cut, scores + v * TV.Count, bias == null ? null : lines + i + v * TV.Count, sums + v * TV.Count, lseRows + v * TV.Count,
-                            queries - v * TV.Count);
+                        Softmax<TV>(cut, scores + v * TV.Count, bias == null ? null : lines + i + v * TV.Count, sums + v * TV.Count,
+                            lseRows + v * TV.Count, queries - v * TV.Count);
                     for (int g = 0; g < cut.DepthGroups; g++)
                     {
                         (int at, int count) = cut.DepthGroup(g);

@@ -69,7 +69,8 @@ public sealed unsafe partial class CpuBackend
         {
             int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, panel = cut.Panel, stride = cut.DepthStride;
             nint head = (nint)cut.KeyRows * stride, packed = (nint)cut.DepthGroups * panel * panel;
-            float* zeros = desks.Take(out int desk), delta = zeros + panel, keys = delta + panel, values = keys + head, dk = values + head, dv = dk + head;
+            float* zeros = desks.Take(out int desk), delta = zeros + panel, keys = delta + panel, values = keys + head;
+            float* dk = values + head, dv = dk + head;
             float* queriesAcross = dv + head, upstreamAcross = queriesAcross + (nint)depth * panel;
             float* queryRows = upstreamAcross + (nint)depth * panel, upstreamRows = queryRows + packed;
             float* p = upstreamRows + packed, ds = p + (nint)cut.KeyRows * panel, dq = ds + (nint)cut.KeyRows * panel;
@@ -92,7 +93,8 @@ public sealed unsafe partial class CpuBackend
                     void* dyRows = TE.At(dy, token), yRows = TE.At(y, token), qRows = TE.At(q, (nint)i * row);
                     HeadRows<TV>.Transpose<TE>(queriesAcross, panel, qRows, row, queries, depth);
                     HeadRows<TV>.Transpose<TE>(upstreamAcross, panel, dyRows, width, queries, depth);
-                    for (int r = 0; r < queries; r++) delta[r] = Lines<TV>.Dot<TE>(TE.At(dyRows, (nint)r * width), TE.At(yRows, (nint)r * width), depth);
+                    for (int r = 0; r < queries; r++)
+                        delta[r] = Lines<TV>.Dot<TE>(TE.At(dyRows, (nint)r * width), TE.At(yRows, (nint)r * width), depth);
                     tiles.Along(p, panel, keys, stride, queriesAcross, cut.KeyRows, vectors, depth, accumulate: false);
                     tiles.Along(ds, panel, values, stride, upstreamAcross, cut.KeyRows, vectors, depth, accumulate: false);
                     float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens + i;
@@ -110,8 +112,9 @@ public sealed unsafe partial class CpuBackend
                         (int at, int count) = cut.DepthGroup(g);
                         at *= TV.Count;
                         tiles.Across(dq + at, stride, ds, keys + at, stride, queries, count, tokens);
-                        tiles.Along(dk + at, stride, ds, panel, queryRows + (nint)g * panel * panel, cut.KeyRows, count, queries, accumulate: i > 0);
-                        tiles.Along(dv + at, stride, p, panel, upstreamRows + (nint)g * panel * panel, cut.KeyRows, count, queries, accumulate: i > 0);
+                        float* group = queryRows + (nint)g * panel * panel, up = upstreamRows + (nint)g * panel * panel;
+                        tiles.Along(dk + at, stride, ds, panel, group, cut.KeyRows, count, queries, accumulate: i > 0);
+                        tiles.Along(dv + at, stride, p, panel, up, cut.KeyRows, count, queries, accumulate: i > 0);
                     }
                     Spread(TE.At(into, (nint)i * row), dq, queries, cut.Scale);
                 }

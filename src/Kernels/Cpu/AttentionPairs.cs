@@ -55,8 +55,8 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            int tokens = cut.Tokens, depth = cut.Depth, half = depth / 2, width = cut.Width, row = 3 * width, panel = cut.Panel, stride = cut.DepthStride;
-            int keyPairs = (tokens + 1) / 2;
+            int tokens = cut.Tokens, depth = cut.Depth, half = depth / 2, width = cut.Width, row = 3 * width;
+            int panel = cut.Panel, stride = cut.DepthStride, keyPairs = (tokens + 1) / 2;
             float* zeros = desks.Take(out int desk), keys = zeros + panel, values = keys + (nint)cut.KeyRows * half;
             float* across = values + (nint)keyPairs * stride, scores = across + (nint)half * panel, pairs = scores + (nint)cut.KeyRows * panel;
             float* outputs = pairs + (nint)keyPairs * panel, lines = outputs + (nint)panel * stride;
@@ -65,7 +65,8 @@ public sealed unsafe partial class CpuBackend
             var tiles = new AttentionTiles<Lanes16>(cut, zeros, dots);
             int h = chunk / cut.Groups;
             (int from, int to) = cut.Group(chunk);
-            if (bias != null) HeadRows<Lanes16>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
+            if (bias != null)
+                HeadRows<Lanes16>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 ushort* q = qkv + (nint)b * tokens * row + h * depth;
@@ -125,8 +126,8 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            int tokens = cut.Tokens, depth = cut.Depth, half = depth / 2, width = cut.Width, row = 3 * width, panel = cut.Panel, stride = cut.DepthStride;
-            int keyPairs = (tokens + 1) / 2;
+            int tokens = cut.Tokens, depth = cut.Depth, half = depth / 2, width = cut.Width, row = 3 * width;
+            int panel = cut.Panel, stride = cut.DepthStride, keyPairs = (tokens + 1) / 2;
             nint head = (nint)cut.KeyRows * stride, packed = (nint)cut.DepthGroups * panel * panel / 2, scores = (nint)cut.KeyRows * panel;
             float* zeros = desks.Take(out int desk), delta = zeros + panel, keys = delta + panel, values = keys + (nint)cut.KeyRows * half;
             float* pairedKeys = values + (nint)cut.KeyRows * half, dk = pairedKeys + (nint)keyPairs * stride, dv = dk + head;
@@ -138,7 +139,8 @@ public sealed unsafe partial class CpuBackend
             var tiles = new AttentionTiles<Lanes16>(cut, zeros, dots);
             int h = chunk / cut.Groups;
             (int from, int to) = cut.Group(chunk);
-            if (bias != null) HeadRows<Lanes16>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
+            if (bias != null)
+                HeadRows<Lanes16>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 nint start = (nint)b * tokens * row + h * depth;
@@ -153,7 +155,8 @@ public sealed unsafe partial class CpuBackend
                     ushort* dyRows = dy + token, yRows = y + token, qRows = q + (nint)i * row;
                     HeadRows<Lanes16>.Transpose<F32Element>(queriesAcross, panel, qRows, row / 2, queries, half);
                     HeadRows<Lanes16>.Transpose<F32Element>(upstreamAcross, panel, dyRows, width / 2, queries, half);
-                    for (int r = 0; r < queries; r++) delta[r] = Lines<Lanes16>.Dot<Bf16Element>(dyRows + (nint)r * width, yRows + (nint)r * width, depth);
+                    for (int r = 0; r < queries; r++)
+                        delta[r] = Lines<Lanes16>.Dot<Bf16Element>(dyRows + (nint)r * width, yRows + (nint)r * width, depth);
                     tiles.Along(s, panel, keys, half, queriesAcross, cut.KeyRows, vectors, half, accumulate: false);
                     tiles.Along(dp, panel, values, half, upstreamAcross, cut.KeyRows, vectors, half, accumulate: false);
                     float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens + i;

@@ -97,7 +97,8 @@ public sealed unsafe partial class CpuBackend
     private static DType OneType(string op, params ReadOnlySpan<Tensor> operands)
     {
         foreach (ref readonly Tensor t in operands)
-            if (t.DType != operands[0].DType) throw new ArgumentException($"{op}: operands of one type are needed, but {t.DType} is beside {operands[0].DType}.");
+            if (t.DType != operands[0].DType)
+                throw new ArgumentException($"{op}: operands of one type are needed, but {t.DType} is beside {operands[0].DType}.");
         return operands[0].DType;
     }
 }

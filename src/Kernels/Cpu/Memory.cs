@@ -29,7 +29,8 @@ public sealed unsafe partial class CpuBackend
             => rows.For(n, ElementGrain, new CastRows<TV, TY, TE>(y, x));
     }
 
-    private readonly struct CastRows<TV, TY, TX>(void* y, void* x) : IRowKernel where TV : struct, ILanes<TV> where TY : struct, IElement where TX : struct, IElement
+    private readonly struct CastRows<TV, TY, TX>(void* y, void* x) : IRowKernel
+        where TV : struct, ILanes<TV> where TY : struct, IElement where TX : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)

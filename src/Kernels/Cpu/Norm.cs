@@ -58,8 +58,8 @@ public sealed unsafe partial class CpuBackend
         if (dbeta.Wanted) CombineChunks(dbeta, partial + cols, chunks, 2 * cols, cols);
     }
 
-    private readonly struct LayerNormBackwardOp(float* dx, bool accumulate, float* partial, void* dy, float* x, float* mean, float* rstd, float* gamma,
-        int rows, int cols, int grain) : IElementOp
+    private readonly struct LayerNormBackwardOp(float* dx, bool accumulate, float* partial, void* dy, float* x, float* mean,
+        float* rstd, float* gamma, int rows, int cols, int grain) : IElementOp
     {
         public void Run<TV, TE>(Rows on) where TV : struct, ILanes<TV> where TE : struct, IElement
             => on.For(rows, grain, new LayerNormBackwardRows<TV, TE>(dx, accumulate, partial, dy, x, mean, rstd, gamma, cols));
@@ -99,56 +99,54 @@ public sealed unsafe partial class CpuBackend
             for (int row = first; row < last; row++)
             {
                 nint at = (nint)row * cols;
-                TV m = TV.All(mean[row]), r = TV.All(rstd[row]);
-                if (partial != null) Affine(dgamma, dbeta, TE.At(dy, at), x + at, m, r);
-                if (dx != null) Input(dx + at, TE.At(dy, at), x + at, m, r);
+                Row(dx == null ? null : dx + at, dgamma, dbeta, TE.At(dy, at), x + at, TV.All(mean[row]), TV.All(rstd[row]));
             }
         }
 
-        /// <summary>Adds dy·x̂ and dy to the chunk's partial sums.</summary>
-        private void Affine(float* dgamma, float* dbeta, void* dyRow, float* xRow, TV m, TV r)
+        /// <summary>
+        /// One pass adds dy·x̂ and dy to the chunk's sums and takes mean(g) and mean(g·x̂); a second one, over lines in L1, makes dx. Where a tail is
+        /// loaded, g is 0 past the end, so x̂ there does not matter.
+        /// </summary>
+        private void Row(float* dxRow, float* dgamma, float* dbeta, void* dyRow, float* xRow, TV m, TV r)
         {
-            for (int i = 0; i < cols; i += TV.Count)
+            int whole = cols / TV.Count * TV.Count, rest = cols - whole;
+            TV g0 = TV.Zero, h0 = TV.Zero;
+            for (int i = 0; i < whole; i += TV.Count)
             {
-                int n = cols - i;
-                TV d = Lines<TV>.Load<TE>(dyRow, i, n), centred = (Lines<TV>.Load(xRow + i, n) - m) * r;
-                Lines<TV>.Store(TV.MulAdd(d, centred, Lines<TV>.Load(dgamma + i, n)), dgamma + i, n);
-                Lines<TV>.Store(Lines<TV>.Load(dbeta + i, n) + d, dbeta + i, n);
+                TV d = TE.Load<TV>(dyRow, i), centred = (TV.Load(xRow + i) - m) * r, g = d * TV.Load(gamma + i);
+                g0 += g;
+                h0 = TV.MulAdd(g, centred, h0);
+                if (partial == null) continue;
+                TV.MulAdd(d, centred, TV.Load(dgamma + i)).Store(dgamma + i);
+                (TV.Load(dbeta + i) + d).Store(dbeta + i);
             }
+            if (rest > 0)
+            {
+                TV d = TE.LoadFirst<TV>(dyRow, whole, rest), centred = (TV.LoadFirst(xRow + whole, rest) - m) * r;
+                TV g = d * TV.LoadFirst(gamma + whole, rest);
+                g0 += g;
+                h0 = TV.MulAdd(g, centred, h0);
+                if (partial != null)
+                {
+                    TV.MulAdd(d, centred, TV.LoadFirst(dgamma + whole, rest)).StoreFirst(dgamma + whole, rest);
+                    (TV.LoadFirst(dbeta + whole, rest) + d).StoreFirst(dbeta + whole, rest);
+                }
+            }
+            if (dxRow == null) return;
+            TV meanG = TV.All(g0.Sum() / cols), meanH = TV.All(h0.Sum() / cols);
+            for (int i = 0; i < whole; i += TV.Count)
+            {
+                TV v = Slope(TE.Load<TV>(dyRow, i) * TV.Load(gamma + i), (TV.Load(xRow + i) - m) * r, r, meanG, meanH);
+                (accumulate ? v + TV.Load(dxRow + i) : v).Store(dxRow + i);
+            }
+            if (rest == 0) return;
+            TV tail = Slope(TE.LoadFirst<TV>(dyRow, whole, rest) * TV.LoadFirst(gamma + whole, rest), (TV.LoadFirst(xRow + whole, rest) - m) * r, r,
+                meanG, meanH);
+            (accumulate ? tail + TV.LoadFirst(dxRow + whole, rest) : tail).StoreFirst(dxRow + whole, rest);
         }
 
-        private void Input(float* dxRow, void* dyRow, float* xRow, TV m, TV r)
-        {
-            // mean(g) and mean(g·x̂). Where a tail is loaded, g is 0 past the end, so x̂ there does not matter.
-            TV g0 = TV.Zero, g1 = TV.Zero, h0 = TV.Zero, h1 = TV.Zero;
-            int i = 0;
-            for (; i <= cols - 2 * TV.Count; i += 2 * TV.Count)
-            {
-                TV a = TE.Load<TV>(dyRow, i) * TV.Load(gamma + i);
-                TV b = TE.Load<TV>(dyRow, i + TV.Count) * TV.Load(gamma + i + TV.Count);
-                g0 += a;
-                g1 += b;
-                h0 = TV.MulAdd(a, (TV.Load(xRow + i) - m) * r, h0);
-                h1 = TV.MulAdd(b, (TV.Load(xRow + i + TV.Count) - m) * r, h1);
-            }
-            for (; i < cols; i += TV.Count)
-            {
-                int n = cols - i;
-                TV a = Lines<TV>.Load<TE>(dyRow, i, n) * Lines<TV>.Load(gamma + i, n);
-                g0 += a;
-                h0 = TV.MulAdd(a, (Lines<TV>.Load(xRow + i, n) - m) * r, h0);
-            }
-            TV meanG = TV.All((g0 + g1).Sum() / cols), meanH = TV.All((h0 + h1).Sum() / cols);
-            for (i = 0; i < cols; i += TV.Count)
-            {
-                int n = cols - i;
-                TV g = Lines<TV>.Load<TE>(dyRow, i, n) * Lines<TV>.Load(gamma + i, n);
-                TV centred = (Lines<TV>.Load(xRow + i, n) - m) * r;
-                TV d = r * (g - meanG - centred * meanH);
-                if (accumulate) d += Lines<TV>.Load(dxRow + i, n);
-                Lines<TV>.Store(d, dxRow + i, n);
-            }
-        }
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static TV Slope(TV g, TV centred, TV r, TV meanG, TV meanH) => r * (g - meanG - centred * meanH);
     }
 
     public override void SoftmaxForward(Tensor y, Tensor x)

@@ -35,7 +35,7 @@ internal static class VectorMath
         p = TV.MulAdd(p, r, TV.All(1.66665770e-1f));
         p = TV.MulAdd(p, r, TV.All(0.5f));
         TV one = TV.All(1f);
-        return TV.MulAdd(p, r * r, r + one) * TV.PowerOfTwo(n);
+        return TV.Scale(TV.MulAdd(p, r * r, r + one), n);
     }
 
     /// <summary>2^x for x ≤ 126, relative error below 4e-7; below −126 anything from 0 to 2^−126. NaN stays.</summary>
@@ -72,7 +72,7 @@ internal static class VectorMath
     {
         TV one = TV.All(1f);
         gauss = ExpWithin(TV.Max(TV.All(-87f), x * x * TV.All(-0.5f)));
-        TV t = one / TV.MulAdd(TV.All(Bend * 0.70710678f), TV.Abs(x), one);
+        TV t = TV.Reciprocal(TV.MulAdd(TV.All(Bend * 0.70710678f), TV.Abs(x), one));
         TV tail = HalfScaledErfc(t) * gauss;
         return TV.Where(x, TV.Zero, one - tail, tail);
     }
