@@ -6,15 +6,16 @@ using MimEngine.Kernels.Cpu;
 namespace MimEngine.Bench;
 
 /// <summary>
-/// The products that make 96 % of a step, beside the multiply-add roof: every round measures the roof and then every product once, so
-/// that a busy machine slows both. Best over best, and the median of the rounds' ratios.
+/// The products that make 96 % of a step, beside the roof of what multiplies them (float32 multiply-adds, or bfloat16 products): every
+/// round measures the roof and then every product once, so that a busy machine slows both. Best over best, and the median of the rounds'
+/// ratios. Weights are packed in every product; bfloat16 operands are stored as bfloat16, as in a block.
 /// </summary>
 internal static class GemmTable
 {
     private static readonly string[] s_kinds = ["forward", "input gradient", "weight gradient"];
 
     /// <param name="args">
-    /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu, --tiles emitted|jit|both|bf16. The cpu clock (this
+    /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu, --tiles emitted|jit|both|bf16|all (bf16: beside float32; all: the three). The cpu clock (this
     /// thread's processor time; one thread, Linux) does not count what other programs take.
     /// </param>
     public static int Run(string[] args)
@@ -31,7 +32,7 @@ internal static class GemmTable
             string tiles = Option(args, "--tiles", "emitted");
             using CpuBackend emitted = new(t), jit = new(t, emit: false);
             using CpuBackend half = new(t, precision: Precision.BF16);
-            CpuBackend[] backends = tiles switch { "jit" => [jit], "both" => [emitted, jit], "bf16" => [emitted, half], _ => [emitted] };
+            CpuBackend[] backends = tiles switch { "jit" => [jit], "both" => [emitted, jit], "bf16" => [emitted, half], "all" => [emitted, jit, half], _ => [emitted] };
             using var roof = new CpuRoof(t, 1 << 20, () => Clock.Seconds);
             var shares = new List<(string Kind, double Best, double Ratio)>();
             foreach (int m in tokens)
@@ -53,16 +54,18 @@ internal static class GemmTable
         List<(string, double, double)> shares)
     {
         using var memory = new Operands(backends[0]);
-        Tensor x = memory.New(m, k), w = memory.New(n, k), b = memory.New(1, n), y = memory.New(m, n), dx = memory.New(m, k),
-            dw = memory.New(n, k);
+        Tensor b = memory.New(1, n), dw = memory.New(n, k);
         Tensor bias = b.Reshape(new Shape(n));
-        string[] tiles = backends.Length > 1 ? [", emitted", backends[1].Precision == Precision.BF16 ? ", bf16" : ", JIT"] : [""];
-        var products = new List<(string Kind, string Tiles, Action Run)>();
-        foreach ((CpuBackend cpu, string which) in backends.Zip(tiles))
+        var products = new List<(string Kind, string Tiles, Action Run, Func<double> Roof)>();
+        foreach (CpuBackend cpu in backends)
         {
-            products.Add((s_kinds[0], which, () => cpu.LinearForward(y, x, w, bias)));
-            products.Add((s_kinds[1], which, () => cpu.LinearBackward(Grad.Write(dx), Grad.None, Grad.None, y, x, w)));
-            products.Add((s_kinds[2], which, () => cpu.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(bias), y, x, w)));
+            bool half = cpu.Precision == Precision.BF16;
+            string which = half ? ", bf16" : cpu == backends[0] ? "" : ", JIT";
+            Func<double> top = half ? () => roof.Dot() ?? roof.Bf16() ?? roof.Fma() : () => roof.Fma();
+            Tensor x = memory.Stored(cpu, m, k), w = memory.Stored(cpu, n, k), y = memory.Stored(cpu, m, n), dx = memory.Stored(cpu, m, k);
+            products.Add((s_kinds[0], which, () => cpu.LinearForward(y, x, w, bias), top));
+            products.Add((s_kinds[1], which, () => cpu.LinearBackward(Grad.Write(dx), Grad.None, Grad.None, y, x, w), top));
+            products.Add((s_kinds[2], which, () => cpu.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(bias), y, x, w), top));
         }
         products.RemoveAll(p => !kinds.Contains(p.Kind[0]));
         double flops = 2.0 * m * n * k;
@@ -71,14 +74,14 @@ internal static class GemmTable
         for (int r = -2; r < rounds; r++)
             for (int p = 0; p < products.Count; p++)
             {
-                double before = roof.Fma();
+                double before = products[p].Roof();
                 int calls = Math.Max(1, (int)(4e9 * threads / flops / 2));
                 double start = Clock.Seconds;
                 for (int i = 0; i < calls; i++) products[p].Run();
                 double seconds = Clock.Seconds - start;
                 if (r < 0) continue;
                 speed[p, r] = flops * calls / seconds / 1e9;
-                roofs[p, r] = Math.Max(before, roof.Fma());
+                roofs[p, r] = Math.Max(before, products[p].Roof());
             }
         for (int p = 0; p < products.Count; p++)
         {

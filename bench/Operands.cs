@@ -22,6 +22,16 @@ internal sealed class Operands(Backend backend) : IDisposable
         return t;
     }
 
+    /// <summary>The same numbers in the type in which this backend keeps what lies between products.</summary>
+    public Tensor Stored(Backend on, int rows, int cols)
+    {
+        Tensor wide = New(rows, cols);
+        if (on.Branch == DType.F32) return wide;
+        Tensor t = Raw(wide.Shape, on.Branch);
+        on.Cast(t, wide);
+        return t;
+    }
+
     public Tensor Filled(Shape shape, float value)
     {
         Tensor t = Raw(shape, DType.F32);

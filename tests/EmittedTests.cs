@@ -144,4 +144,57 @@ public class EmittedTests
             foreach (Tensor t in new[] { x, w, y }) t.Storage.Dispose();
         }
     }
+
+    /// <summary>
+    /// An operand stored as bfloat16 is the float32 operand of the same numbers: every result of every mix has the bits it has in float32, or those
+    /// rounded where the result is stored as bfloat16.
+    /// </summary>
+    [TestCaseSource(nameof(Units))]
+    public void Products_take_any_mix_of_float32_and_bfloat16(Bf16Unit unit)
+    {
+        if (unit != Bf16Unit.Float32 && Bf16Routines.Of(unit) == null) Assert.Ignore($"This machine has no bfloat16 unit {unit}.");
+        using CpuBackend one = new(1, precision: Precision.BF16, bf16: unit), three = new(3, precision: Precision.BF16, bf16: unit);
+        foreach ((int rows, int outs, int ins) in s_shapes.Concat([(1, 1, 2), (33, 31, 65), (100, 200, 1030), (96, 96, 3072), (40, 112, 1601), (513, 400, 96)]))
+        {
+            Tensor[] plain = Mixed(one, rows, outs, ins, false, false, false);
+            for (int mix = 0; mix < 8; mix++)
+            {
+                Tensor[] got = Mixed(mix % 2 == 0 ? one : three, rows, outs, ins, (mix & 1) != 0, (mix & 2) != 0, (mix & 4) != 0);
+                for (int i = 0; i < got.Length; i++)
+                {
+                    float[] want = plain[i].Host<float>().ToArray();
+                    bool same = got[i].DType == DType.F32 ? got[i].Host<float>().SequenceEqual(want)
+                        : got[i].Host<ushort>().SequenceEqual(Array.ConvertAll(want, Bf16.Narrow));
+                    Assert.That(same, $"result {i} of {rows} × {outs} × {ins}, mix {mix}");
+                }
+                foreach (Tensor t in got) t.Storage.Dispose();
+            }
+            foreach (Tensor t in plain) t.Storage.Dispose();
+        }
+    }
+
+    /// <summary>y, h, the sum with a residual, dx, dw and db of operands that bfloat16 holds exactly, stored as asked: x and dx, w, y and dy.</summary>
+    private static Tensor[] Mixed(CpuBackend cpu, int rows, int outs, int ins, bool halfX, bool halfW, bool halfY)
+    {
+        Tensor x = Stored(cpu, 1, rows, ins, halfX), w = Stored(cpu, 2, outs, ins, halfW), dy = Stored(cpu, 4, rows, outs, halfY), b = Some(cpu, 3, outs),
+            residual = Some(cpu, 5, rows, outs), y = Stored(cpu, 6, rows, outs, halfY), gelu = Stored(cpu, 6, rows, outs, halfY), h = Stored(cpu, 6, rows, outs, halfY),
+            sum = Some(cpu, 6, rows, outs), dx = Stored(cpu, 6, rows, ins, halfX), dw = Some(cpu, 6, outs, ins), db = Some(cpu, 6, outs);
+        cpu.LinearForward(y, x, w, b);
+        cpu.LinearGeluForward(gelu, h, x, w, b);
+        cpu.LinearResidualForward(sum, x, w, b, residual, null, null);
+        cpu.LinearBackward(Grad.Write(dx), Grad.Write(dw), Grad.Write(db), dy, x, w);
+        foreach (Tensor t in new[] { x, w, dy, b, residual, gelu }) t.Storage.Dispose();
+        return [y, h, sum, dx, dw, db];
+    }
+
+    private static Tensor Stored(CpuBackend cpu, uint name, int rows, int cols, bool half)
+    {
+        Tensor wide = Some(cpu, name, rows, cols);
+        foreach (ref float v in wide.Host<float>()) v = Nearest(v);
+        if (!half) return wide;
+        var t = new Tensor(cpu.Allocate(wide.Count * 2), 0, wide.Shape, DType.BF16);
+        for (int i = 0; i < wide.Count; i++) t.Host<ushort>()[i] = Bf16.Narrow(wide.Host<float>()[i]);
+        wide.Storage.Dispose();
+        return t;
+    }
 }

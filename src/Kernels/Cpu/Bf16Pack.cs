@@ -14,14 +14,10 @@ internal static unsafe class Bf16Pack
     public const int Group = 16;
 
     /// <summary>y (rows, pairs), each row yRow apart, from x (rows, cols) row-major, pairs·2 ≥ cols.</summary>
-    public static void Rows(uint* y, nint yRow, int pairs, float* x, nint xRow, int rows, int cols)
+    public static void Rows<TE>(uint* y, nint yRow, int pairs, void* x, nint xRow, int rows, int cols) where TE : struct, IElement
     {
-        for (int r = 0; r < rows; r++, y += yRow, x += xRow)
-        {
-            int j = 0;
-            for (; j + 32 <= cols; j += 32) Pairs32(x + j).Store(y + j / 2);
-            for (; j < 2 * pairs; j += 32) Pairs32(x + j, Math.Max(0, cols - j)).Store(y + j / 2);
-        }
+        for (int r = 0; r < rows; r++, y += yRow)
+            for (int j = 0; j < 2 * pairs; j += 32) Pairs32<TE>(x, r * xRow + j, cols - j).Store(y + j / 2);
     }
 
     /// <summary>
@@ -31,40 +27,88 @@ internal static unsafe class Bf16Pack
     /// <param name="rows">Rows of x that exist, at most 2·pairs.</param>
     /// <param name="width">8, 32 or 48.</param>
     /// <param name="sums">(cols) the columns' float32 sums over these rows, or null.</param>
-    public static void InterleavedRows(uint* panels, nint panelStride, int width, int pairs, float* x, nint xRow, int rows, int cols, float* sums)
+    public static void InterleavedRows<TE>(uint* panels, nint panelStride, int width, int pairs, void* x, nint xRow, int rows, int cols, float* sums)
+        where TE : struct, IElement
     {
-        int all = (cols + width - 1) / width * width;
-        if (sums != null) new Span<float>(sums, cols).Clear();
-        for (int k = 0; k < pairs; k++)
+        int all = (cols + width - 1) / width * width, j = 0;
+        // Column by column of 32: whole lines of bfloat16 are read, the sums stay in registers and each panel is written in order.
+        for (; j <= cols - 32; j += 32)
         {
-            float* even = x + 2 * k * xRow, odd = even + xRow;
-            int have = Math.Clamp(rows - 2 * k, 0, 2);
-            uint* low = panels + (nint)k * width;
-            for (int j = 0, column = 0; j < all; j += 16)
+            uint* first = Place(panels, panelStride, width, j), second = Place(panels, panelStride, width, j + 16);
+            Vector512<float> firstSum = default, secondSum = default;
+            for (int k = 0; k < rows / 2; k++)
             {
-                int n = Math.Clamp(cols - j, 0, 16);
-                Vector512<float> a = have > 0 ? Load(even + j, n) : default, b = have > 1 ? Load(odd + j, n) : default;
-                if (sums != null && n > 0) Store(Load(sums + j, n) + a + b, sums + j, n);
-                Vector512<uint> pair = (Rounded(a) >> 16) | (Rounded(b) & Vector512.Create(0xFFFF0000u));
-                if (width == 8)   // half of it lies in the next panel
-                {
-                    pair.GetLower().Store(low);
-                    if (j + 8 < all) pair.GetUpper().Store(low + panelStride);
-                    low += 2 * panelStride;
-                    continue;
-                }
-                pair.Store(low + column);
-                column += 16;
-                if (column < width) continue;
-                low += panelStride;
-                column = 0;
+                TwoRows<TE>(x, 2 * k * xRow + j, xRow, out Vector512<uint> a, out Vector512<uint> b);
+                Put(first + k * width, a, width, panelStride);
+                Put(second + k * width, b, width, panelStride);
+                if (sums == null) continue;
+                firstSum = Sum<TE>(firstSum, a, x, 2 * k * xRow + j, xRow);
+                secondSum = Sum<TE>(secondSum, b, x, 2 * k * xRow + j + 16, xRow);
             }
+            InterleavedStrip<TE>(first, panelStride, width, rows / 2, pairs, x, xRow, rows, j, 16, all, firstSum, sums);
+            InterleavedStrip<TE>(second, panelStride, width, rows / 2, pairs, x, xRow, rows, j + 16, 16, all, secondSum, sums);
         }
+        for (; j < all; j += 16)
+            InterleavedStrip<TE>(Place(panels, panelStride, width, j), panelStride, width, 0, pairs, x, xRow, rows, j, Math.Clamp(cols - j, 0, 16), all,
+                default, sums);
+    }
+
+    private static uint* Place(uint* panels, nint panelStride, int width, int j) => panels + j / width * panelStride + j % width;
+
+    /// <summary>Sixteen columns lie in one panel, or in two of eight.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Put(uint* p, Vector512<uint> pair, int width, nint panelStride)
+    {
+        if (width != 8)
+        {
+            pair.Store(p);
+            return;
+        }
+        pair.GetLower().Store(p);
+        pair.GetUpper().Store(p + panelStride);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Sum<TE>(Vector512<float> sum, Vector512<uint> pair, void* x, nint i, nint xRow) where TE : struct, IElement
+        => typeof(TE) == typeof(Bf16Element) ? sum + (pair << 16).AsSingle() + (pair & Vector512.Create(0xFFFF0000u)).AsSingle()
+            : sum + TE.Load<Lanes16>(x, i).V + TE.Load<Lanes16>(x, i + xRow).V;
+
+    /// <summary>Pairs of 32 columns of two neighbouring rows.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void TwoRows<TE>(void* x, nint i, nint xRow, out Vector512<uint> first, out Vector512<uint> second) where TE : struct, IElement
+    {
+        if (typeof(TE) == typeof(Bf16Element))
+        {
+            Vector512<ushort> even = Vector512.Load((ushort*)TE.At(x, i)), odd = Vector512.Load((ushort*)TE.At(x, i + xRow));
+            Vector512<ushort> low = (Vector512<uint>.Indices | (Vector512<uint>.Indices + Vector512.Create(32u)) << 16).AsUInt16();
+            first = Avx512BW.PermuteVar32x16x2(even, low, odd).AsUInt32();
+            second = Avx512BW.PermuteVar32x16x2(even, low + Vector512.Create((ushort)16), odd).AsUInt32();
+            return;
+        }
+        first = (High<TE>(x, i, 16, out _) >> 16) | (High<TE>(x, i + xRow, 16, out _) & Vector512.Create(0xFFFF0000u));
+        second = (High<TE>(x, i + 16, 16, out _) >> 16) | (High<TE>(x, i + xRow + 16, 16, out _) & Vector512.Create(0xFFFF0000u));
+    }
+
+    /// <summary>Sixteen columns from pair k on, of which n exist; their sums over all rows are finished and stored.</summary>
+    private static void InterleavedStrip<TE>(uint* at, nint panelStride, int width, int k, int pairs, void* x, nint xRow, int rows, int j, int n, int all,
+        Vector512<float> sum, float* sums) where TE : struct, IElement
+    {
+        for (; k < pairs; k++)
+        {
+            int have = Math.Clamp(rows - 2 * k, 0, 2);
+            Vector512<uint> a = High<TE>(x, 2 * k * xRow + j, have > 0 ? n : 0, out Vector512<float> even);
+            Vector512<uint> b = High<TE>(x, (2 * k + 1) * xRow + j, have > 1 ? n : 0, out Vector512<float> odd);
+            sum = sum + even + odd;
+            Vector512<uint> pair = (a >> 16) | (b & Vector512.Create(0xFFFF0000u));
+            if (width != 8 || j + 8 < all) Put(at + k * width, pair, width, panelStride);
+            else pair.GetLower().Store(at + k * width);   // the second panel of eight does not exist
+        }
+        if (sums != null) Store(sum, sums + j, n);
     }
 
     /// <summary>The transposed copy in pairs: y (cols rounded up to 16, pairs), rows yRow apart, where row j holds x's column j along its rows.</summary>
     [SkipLocalsInit]
-    public static void Transposed(uint* y, nint yRow, int pairs, float* x, nint xRow, int rows, int cols, float* sums)
+    public static void Transposed<TE>(uint* y, nint yRow, int pairs, void* x, nint xRow, int rows, int cols, float* sums) where TE : struct, IElement
     {
         uint* square = stackalloc uint[16 * 16 + 16];
         square = (uint*)(((nint)square + 63) & ~63);
@@ -77,9 +121,10 @@ internal static unsafe class Bf16Pack
                 for (int i = 0; i < 16; i++)
                 {
                     int r = 2 * (k + i);
-                    Vector512<float> a = r < rows ? Load(x + r * xRow + j, n) : default, b = r + 1 < rows ? Load(x + (r + 1) * xRow + j, n) : default;
-                    sum = sum + a + b;
-                    ((Rounded(a) >> 16) | (Rounded(b) & Vector512.Create(0xFFFF0000u))).Store(square + 16 * i);
+                    Vector512<uint> a = High<TE>(x, r * xRow + j, r < rows ? n : 0, out Vector512<float> even);
+                    Vector512<uint> b = High<TE>(x, (r + 1) * xRow + j, r + 1 < rows ? n : 0, out Vector512<float> odd);
+                    sum = sum + even + odd;
+                    ((a >> 16) | (b & Vector512.Create(0xFFFF0000u))).Store(square + 16 * i);
                 }
                 Transpose16(square, y + j * yRow + k, yRow);
                 if (sums != null) Store(sum, sums + j, n);
@@ -91,17 +136,24 @@ internal static unsafe class Bf16Pack
     /// <param name="n">Rows of w that exist, at most width.</param>
     /// <param name="cols">Columns of w, at most 2·pairs.</param>
     [SkipLocalsInit]
-    public static void Columns(uint* panel, int width, int pairs, float* w, nint wRow, int n, int cols)
+    public static void Columns<TE>(uint* panel, int width, int pairs, void* w, nint wRow, int n, int cols) where TE : struct, IElement
     {
         uint* square = stackalloc uint[16 * 16 + 16];
         square = (uint*)(((nint)square + 63) & ~63);
         for (int j = 0; j < width; j += 16)
             for (int k = 0; k < pairs; k += 16)
             {
-                for (int i = 0; i < 16; i++)
-                    (j + i < n ? Pairs32(w + (j + i) * wRow + 2 * k, Math.Max(0, cols - 2 * k)) : default).Store(square + 16 * i);
+                for (int i = 0; i < 16; i++) Pairs32<TE>(w, (j + i) * wRow + 2 * k, j + i < n ? cols - 2 * k : 0).Store(square + 16 * i);
                 Transpose16(square, panel + (nint)k * width + j, width);
             }
+    }
+
+    /// <summary>The first n of 16 elements as they count, and the bits of their bfloat16 in the upper half of each lane; the lower half is left over.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<uint> High<TE>(void* x, nint i, int n, out Vector512<float> value) where TE : struct, IElement
+    {
+        value = n == 16 ? TE.Load<Lanes16>(x, i).V : n > 0 ? TE.LoadFirst<Lanes16>(x, i, n).V : default;
+        return typeof(TE) == typeof(Bf16Element) ? value.AsUInt32() : Rounded(value);
     }
 
     /// <summary>The bits of bfloat16 in the upper half of each lane; the lower half is left over.</summary>
@@ -121,16 +173,14 @@ internal static unsafe class Bf16Pack
         else if (n > 0) new Lanes16(v).StoreFirst(p, n);
     }
 
-    /// <summary>32 floats as 16 pairs.</summary>
+    /// <summary>32 elements as 16 pairs, zeros from the n-th on; pairs of bfloat16 are neighbours in memory already.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<uint> Pairs32(float* x) => Pairs32(Vector512.Load(x), Vector512.Load(x + 16));
-
-    private static Vector512<uint> Pairs32(float* x, int n)
-        => Pairs32(Load(x, Math.Min(16, n)), n <= 16 ? default : Load(x + 16, Math.Min(16, n - 16)));
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<uint> Pairs32(Vector512<float> a, Vector512<float> b)
-        => Vector512.Create(Avx512F.ConvertToVector256UInt16(Rounded(a) >> 16), Avx512F.ConvertToVector256UInt16(Rounded(b) >> 16)).AsUInt32();
+    private static Vector512<uint> Pairs32<TE>(void* x, nint i, int n) where TE : struct, IElement
+    {
+        if (typeof(TE) == typeof(Bf16Element) && n >= 32) return Vector512.Load((uint*)TE.At(x, i));
+        Vector512<uint> a = High<TE>(x, i, Math.Clamp(n, 0, 16), out _), b = High<TE>(x, i + 16, Math.Clamp(n - 16, 0, 16), out _);
+        return Vector512.Create(Avx512F.ConvertToVector256UInt16(a >> 16), Avx512F.ConvertToVector256UInt16(b >> 16)).AsUInt32();
+    }
 
     /// <summary>to[j, i] = from[i, j] for 16 × 16 words, from's rows side by side.</summary>
     private static void Transpose16(uint* from, uint* to, nint toRow)

@@ -83,6 +83,25 @@ public sealed unsafe class CpuRoof : IDisposable
         return 4.0 * pairs * code.TileRows * code.Width * turns * chunks / (_seconds() - start) / 1e9;
     }
 
+    /// <summary>GFLOP/s of VDPBF16PS with nothing but registers, or null where this machine has none.</summary>
+    public double? Dot()
+    {
+        if (Bf16Routines.Of(Bf16Unit.Dot)?.Dots is not { } code) return null;
+        const int chunks = 64, turns = 2_000;
+        double start = _seconds();
+        _rows.For(chunks, 1, new DotChains(code, turns));
+        return 64.0 * TileCode.Rows * MicroKernels.Vectors * turns * chunks / (_seconds() - start) / 1e9;   // 16 lanes of two multiply-adds
+    }
+
+    private readonly struct DotChains(TileRoutines code, int turns) : IRowKernel
+    {
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        public void Run(int first, int last, int chunk)
+        {
+            for (int i = first; i < last; i++) code.Chains(turns);
+        }
+    }
+
     /// <summary>GB/s of one large copy, bytes read plus bytes written (non-temporal stores where the runtime's copy uses them).</summary>
     public double Copy()
     {
@@ -105,10 +124,15 @@ public sealed unsafe class CpuRoof : IDisposable
         public void Run(int first, int last, int chunk)
         {
             float* c = sink + chunk % 32 * 2048;   // a block is at most 32 × 48
+            Tile t = default;
+            (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (pairs, pairs, 1, code.Width, code.Width);
+            t.A = (float*)operands;
+            t.B = t.A + 4096;
+            t.C = c;
+            t.Start = t.B;
+            t.Ahead = (byte*)t.B;
             code.Enter();
-            for (int i = first; i < last; i++)
-                for (int t = 0; t < turns; t++)
-                    code.Block(pairs, operands, pairs, false, operands + 4096, c, code.Width, null, 0, code.Width);
+            for (int i = 0; i < (last - first) * turns; i++) code.Run(&t, MicroKernels.Vectors, false);
             code.Leave();
         }
     }

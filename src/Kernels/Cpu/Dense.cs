@@ -6,18 +6,18 @@ public sealed unsafe partial class CpuBackend
 {
     public override void LinearForward(Tensor y, Tensor x, Tensor w, Tensor? b)
     {
-        if (Stored(x, w, y))
+        if (_bf16 == null && Stored(x, w, y))
         {
             Tensor wide = Room(y, WideYSlot);
             LinearForward(wide, Wide(x, WideXSlot), Wide(w, WideWSlot), b);
             Cast(y, wide);
         }
-        else LinearForward(Linear(y, x, w, b), x, w);
+        else LinearForward(Linear(y, x, w, b), y.DType, x, w);
     }
 
     public override void LinearGeluForward(Tensor y, Tensor h, Tensor x, Tensor w, Tensor? b)
     {
-        if (Stored(x, w, h))
+        if (_bf16 == null && Stored(x, w, h))
         {
             (Tensor wideY, Tensor wideH) = (Room(y, WideYSlot), Room(h, WideHSlot));
             LinearGeluForward(wideY, wideH, Wide(x, WideXSlot), Wide(w, WideWSlot), b);
@@ -28,26 +28,27 @@ public sealed unsafe partial class CpuBackend
         Product p = Linear(h, x, w, b);
         SameShape(nameof(LinearGeluForward), y, h);
         p.Finish = Finish.Gelu;
-        p.Gelu = y.F32;
-        LinearForward(p, x, w);
+        OneType(nameof(LinearGeluForward), y, h);
+        p.Gelu = (float*)y.Raw;
+        LinearForward(p, h.DType, x, w);
     }
 
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
     {
-        if (Stored(x, w)) (x, w) = (Wide(x, WideXSlot), Wide(w, WideWSlot));
+        if (_bf16 == null && Stored(x, w)) (x, w) = (Wide(x, WideXSlot), Wide(w, WideWSlot));
         Product p = Linear(y, x, w, b);
         SameShape(nameof(LinearResidualForward), y, residual);
         p.Finish = Finish.Residual;
         p.Residual = residual.F32;
         p.Scales = Scales(nameof(LinearResidualForward), y, gamma, rowScale);
-        LinearForward(p, x, w);
+        LinearForward(p, y.DType, x, w);
     }
 
-    private void LinearForward(in Product p, Tensor x, Tensor w)
+    private void LinearForward(in Product p, DType y, Tensor x, Tensor w)
     {
         if (_bf16 != null)
         {
-            MultiplyPairsByTransposed(p, x.F32, w.F32);
+            MultiplyPairsByTransposed(p, y, x, w);
             return;
         }
         bool rounds = Precision == Precision.BF16;
@@ -65,7 +66,7 @@ public sealed unsafe partial class CpuBackend
         LinearShapes(y, x, w);
         if (b is { } bias && bias.Count != w.Shape.Rows)
             throw new ArgumentException($"Linear: the bias {bias.Shape} does not fit the weight {w.Shape}.");
-        return new Product { M = x.Shape.Rows, N = w.Shape.Rows, K = w.Shape.Cols, C = y.F32, Bias = b is { } t ? t.F32 : null };
+        return new Product { M = x.Shape.Rows, N = w.Shape.Rows, K = w.Shape.Cols, C = (float*)y.Raw, Bias = b is { } t ? t.F32 : null };
     }
 
     private static void LinearShapes(Tensor y, Tensor x, Tensor w)
@@ -87,6 +88,11 @@ public sealed unsafe partial class CpuBackend
         if (dw.Wanted) SameShape(nameof(LinearBackward), dw.Into, w);
         if (db.Wanted && db.Into.Count != w.Shape.Rows)
             throw new ArgumentException($"LinearBackward: the bias gradient {db.Into.Shape} does not fit the weight {w.Shape}.");
+        if (_bf16 != null)
+        {
+            LinearBackwardPairs(dx, dw, db, dy, x, w);
+            return;
+        }
         if (Stored(dy, x, w) || dx.Wanted && Stored(dx.Into))
         {
             Grad wide = !dx.Wanted ? dx : new Grad(dx.Accumulate ? Wide(dx.Into, WideYSlot) : Room(dx.Into, WideYSlot), dx.Mode);
@@ -106,24 +112,31 @@ public sealed unsafe partial class CpuBackend
         where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
         (int m, int n, int k) = (x.Shape.Rows, w.Shape.Rows, w.Shape.Cols);
-        bool rounds = Precision == Precision.BF16 && _bf16 == null;
+        bool rounds = Precision == Precision.BF16;
         float* g = rounds && (dx.Wanted || dw.Wanted) ? Rounded(dy.F32, dy.Count, Bf16Slot) : dy.F32;
         if (dx.Wanted)
         {
             var p = new Product { M = m, N = k, K = n, C = dx.Into.F32, Accumulate = dx.Accumulate };
-            if (_bf16 != null) MultiplyPairsPlain(p, g, w.F32);
-            else MultiplyPlain<TV>(p, g, rounds ? Rounded(w.F32, w.Count, Bf16OtherSlot) : w.F32);
+            MultiplyPlain<TV>(p, g, rounds ? Rounded(w.F32, w.Count, Bf16OtherSlot) : w.F32);
         }
         float* sums = db.Wanted ? db.Into.F32 : null;
-        if (dw.Wanted && _bf16 != null)
-            MultiplyPairsTransposed(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, g, x.F32, n, k, m);
-        else if (dw.Wanted && rounds)
+        if (dw.Wanted && rounds)
         {
             MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, null, false, g, Rounded(x.F32, x.Count, Bf16OtherSlot), n, k, m);
-            if (sums != null) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m));
+            if (sums != null) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m, 1));
         }
         else if (dw.Wanted) MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, g, x.F32, n, k, m);
-        else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m));
+        else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m, 1));
+    }
+
+    private void LinearBackwardPairs(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w)
+    {
+        (int m, int n, int k) = (x.Shape.Rows, w.Shape.Rows, w.Shape.Cols);
+        if (dx.Wanted)
+            MultiplyPairsPlain(new Product { M = m, N = k, K = n, C = (float*)dx.Into.Raw, Accumulate = dx.Accumulate }, dx.Into.DType, dy, w);
+        float* sums = db.Wanted ? db.Into.F32 : null;
+        if (dw.Wanted) MultiplyPairsTransposed(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, dy, x, n, k, m);
+        else if (db.Wanted) ColumnSums<Lanes16>(sums, db.Accumulate, Wide(dy, WideHSlot).F32, m, n, WeightGradient.BlockTokens(n, k, m, 1));
     }
 
     /// <summary>sums = Σ over rows of x (+ sums): the order, and so the bits, that the weight gradient gives too.</summary>

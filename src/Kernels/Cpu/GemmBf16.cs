@@ -9,40 +9,56 @@ public sealed unsafe partial class CpuBackend
     private const int Bf16Slot = 8;              // packed operands of one product, partial sums
     private const int Bf16OtherSlot = 9;         // the other operand of a weight gradient; the second rounded copy
     private const int Bf16DeskSlot = 10;
-    private const int LongestBf16Block = 1024;   // of the sum: a chunk of A of 96 to 256 rows and some panels of B stay in L2
-    private const int BlockTokensBf16 = 800;     // of a weight gradient: parts of 384 × 384 and their operands are 1.8 MB
+    private const int LongestBf16Block = 1024;   // of the sum on AMX: a chunk of A of 96 to 256 rows and some panels of B stay in L2
+    private const int LongestDotBlock = 1536;    // with VDPBF16PS: 8 rows of A are 24 kB (half of L1), a panel of B 147 kB
+    private const int BlockTokensBf16 = 800;     // of a weight gradient on AMX: parts of 384 × 384 and their operands are 1.8 MB
     private const int PartBf16 = 384;
 
     /// <summary>Words between packed rows and panels: strides that are multiples of 4096 bytes share cache sets.</summary>
     private const int Bf16Gap = 16;
 
-    /// <summary>What a bfloat16 product multiplies with: where the pairs of A and B lie, and how they are cut.</summary>
+    /// <summary>What a bfloat16 product multiplies with: where the pairs of A and B lie, and how they are cut. Product's A and B are unused.</summary>
     private struct PairProduct
     {
         public Product P;
 
-        /// <summary>Pairs of a block of the sum.</summary>
-        public readonly int BlockPairs => P.Block / 2;
+        /// <summary>(M, K), float32 or bfloat16.</summary>
+        public void* A;
+        public bool HalfA;
+
+        /// <summary>Product's C is bfloat16; so is its GELU.</summary>
+        public bool HalfC;
 
         /// <summary>Words between two panels and two blocks of B.</summary>
         public nint Panel, BBlock;
         public uint* B;
         public Bf16Routines Code;
+
+        /// <summary>Pairs of a block of the sum, and of the whole sum, padded.</summary>
+        public readonly int BlockPairs => P.Block / 2;
+        public readonly int Pairs => Ceiling(P.K, AmxCode.Step) * Bf16Pack.Group;
+
+        /// <summary>Whole tiles of A are read where they lie: its pairs are neighbours already.</summary>
+        public readonly bool InPlace => HalfA && P.K % 2 == 0 && Code.Unit == Bf16Unit.Dot;
+
+        /// <summary>Words of A that a unit packs: its rows, or only those of a cut tile.</summary>
+        public readonly nint PackedWords => (InPlace ? Code.TileRows : Ceiling(P.ChunkRows, Code.TileRows) * Code.TileRows) * (nint)(Pairs + Bf16Gap);
     }
 
-    private PairProduct Pairs(Product p)
+    private PairProduct Pairs(Product p, Tensor a, DType c)
     {
         Bf16Routines code = _bf16!;
+        bool dot = code.Unit == Bf16Unit.Dot;
         int panels = Ceiling(p.N, code.Width);
-        p.Block = Ceiling(Ceiling(p.K, Ceiling(p.K, LongestBf16Block)), AmxCode.Step) * AmxCode.Step;
-        // Chunks as tall as A's block fits beside B, fewer where there are few.
-        int tall = Math.Clamp(512 * 1024 / (2 * p.Block) / AmxCode.Rows, 3, 8) * AmxCode.Rows;
+        p.Block = Ceiling(Ceiling(p.K, Ceiling(p.K, dot ? LongestDotBlock : LongestBf16Block)), AmxCode.Step) * AmxCode.Step;
+        // Chunks as tall as A fits beside B, fewer where there are few.
+        int tall = Math.Clamp(512 * 1024 / (2 * p.K) / AmxCode.Rows, 3, dot ? 3 : 8) * AmxCode.Rows;
         p.ChunkRows = (nint)p.N * p.Block * 2 <= 1 << 20 || Ceiling(p.M, tall) < 8 ? 3 * AmxCode.Rows : tall;
         if (Ceiling(p.M, p.ChunkRows) * panels < LeastUnits) p.ChunkRows = AmxCode.Rows;
         int chunks = Math.Max(1, Ceiling(p.M, p.ChunkRows));
-        p.GroupPanels = Ceiling(panels, Math.Min(panels, Ceiling(LeastUnits / 4, chunks)));
+        p.GroupPanels = Ceiling(panels, Math.Min(panels, Ceiling(dot ? LeastUnits : LeastUnits / 6, chunks)));
         p.Groups = Ceiling(panels, p.GroupPanels);
-        var q = new PairProduct { P = p, Code = code };
+        var q = new PairProduct { P = p, Code = code, A = a.Raw, HalfA = a.DType == DType.BF16, HalfC = c == DType.BF16 };
         q.Panel = q.BlockPairs * code.Width + Bf16Gap;
         q.BBlock = panels * q.Panel;
         q.B = (uint*)Scratch(Bf16Slot, Ceiling(p.K, p.Block) * q.BBlock * sizeof(uint));
@@ -50,30 +66,33 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <summary>y = x·wᵀ (+ b) of bfloat16 operands, or what the product's finish makes of it.</summary>
-    private void MultiplyPairsByTransposed(Product p, float* x, float* w)
+    private void MultiplyPairsByTransposed(Product p, DType y, Tensor x, Tensor w)
     {
-        PairProduct q = Pairs(p);
-        _rows.For(Ceiling(p.N, q.Code.Width) * Ceiling(p.K, q.P.Block), 1, new PackPairColumns(q, w));
-        MultiplyPairs(q, x);
+        PairProduct q = Pairs(p, x, y);
+        int tasks = Ceiling(p.N, q.Code.Width) * Ceiling(p.K, q.P.Block);
+        if (w.DType == DType.BF16) _rows.For(tasks, 1, new PackPairColumns<Bf16Element>(q, w.Raw));
+        else _rows.For(tasks, 1, new PackPairColumns<F32Element>(q, w.Raw));
+        MultiplyPairs(q);
     }
 
     /// <summary>C = a·b (+ C) of bfloat16 operands, a (M, K), b (K, N) row-major.</summary>
-    private void MultiplyPairsPlain(Product p, float* a, float* b)
+    private void MultiplyPairsPlain(Product p, DType c, Tensor a, Tensor b)
     {
-        PairProduct q = Pairs(p);
-        _rows.For(Ceiling(p.K, q.P.Block) * (q.P.Block / AmxCode.Step), 1, new PackPairRows(q, b));
-        MultiplyPairs(q, a);
+        PairProduct q = Pairs(p, a, c);
+        int tasks = Ceiling(p.K, q.P.Block) * (q.P.Block / AmxCode.Step);
+        if (b.DType == DType.BF16) _rows.For(tasks, 1, new PackPairRows<Bf16Element>(q, b.Raw));
+        else _rows.For(tasks, 1, new PackPairRows<F32Element>(q, b.Raw));
+        MultiplyPairs(q);
     }
 
-    private void MultiplyPairs(PairProduct q, float* a)
+    private void MultiplyPairs(PairProduct q)
     {
-        q.P.A = a;
         int units = Ceiling(q.P.M, q.P.ChunkRows) * q.P.Groups;
-        long desk = (long)q.P.ChunkRows * (q.BlockPairs + Bf16Gap) + (AmxCode.Rows + 1) * MicroKernels.Vectors * 16;
+        long desk = q.PackedWords + (AmxCode.Rows + 2) * MicroKernels.Vectors * 16;
         _rows.For(units, 1, new PairUnits(q, NewDesks(Bf16DeskSlot, units, desk)));
     }
 
-    private readonly struct PackPairColumns(PairProduct q, float* w) : IRowKernel
+    private readonly struct PackPairColumns<TE>(PairProduct q, void* w) : IRowKernel where TE : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
@@ -82,13 +101,13 @@ public sealed unsafe partial class CpuBackend
             for (int i = first; i < last; i++)
             {
                 int block = i / panels, panel = i % panels, k = block * q.P.Block, n = panel * width;
-                Bf16Pack.Columns(q.B + block * q.BBlock + panel * q.Panel, width, q.BlockPairs, w + (nint)n * q.P.K + k, q.P.K,
+                Bf16Pack.Columns<TE>(q.B + block * q.BBlock + panel * q.Panel, width, q.BlockPairs, TE.At(w, (nint)n * q.P.K + k), q.P.K,
                     Math.Min(width, q.P.N - n), Math.Min(q.P.Block, q.P.K - k));
             }
         }
     }
 
-    private readonly struct PackPairRows(PairProduct q, float* b) : IRowKernel
+    private readonly struct PackPairRows<TE>(PairProduct q, void* b) : IRowKernel where TE : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
@@ -97,12 +116,13 @@ public sealed unsafe partial class CpuBackend
             for (int i = first; i < last; i++)
             {
                 int block = i / groups, group = i % groups, k = block * q.P.Block + group * AmxCode.Step;
-                Bf16Pack.InterleavedRows(q.B + block * q.BBlock + group * Bf16Pack.Group * width, q.Panel, width, Bf16Pack.Group,
-                    b + (nint)k * q.P.N, q.P.N, Math.Clamp(q.P.K - k, 0, AmxCode.Step), q.P.N, null);
+                Bf16Pack.InterleavedRows<TE>(q.B + block * q.BBlock + group * Bf16Pack.Group * width, q.Panel, width, Bf16Pack.Group,
+                    TE.At(b, (nint)k * q.P.N), q.P.N, Math.Clamp(q.P.K - k, 0, AmxCode.Step), q.P.N, null);
             }
         }
     }
 
+    /// <summary>Units of a product: panel by panel, tile by tile, and in a tile the blocks of the sum, whose operands are in L2.</summary>
     private readonly struct PairUnits(PairProduct q, Desks desks) : IRowKernel
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
@@ -120,65 +140,111 @@ public sealed unsafe partial class CpuBackend
         {
             Product p = q.P;
             int width = q.Code.Width, tileRows = q.Code.TileRows, lastRow = Math.Min(p.M, firstRow + p.ChunkRows);
-            int lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width)), rows = lastRow - firstRow;
-            nint aRow = q.BlockPairs + Bf16Gap;
-            float* spare = (float*)(area + p.ChunkRows * aRow);   // a block of the product that is cut, or added to a residual
-            float* edge = spare + AmxCode.Rows * width;           // the last panel's bias
-            bool apart = p.Finish == Finish.Residual;
-            for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
+            int lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width)), tiles = Ceiling(lastRow - firstRow, tileRows);
+            nint packedRow = q.Pairs + Bf16Gap;
+            float* spare = (float*)(area + q.PackedWords);   // a tile of the product that is cut, rounded or added to a residual
+            float* edge = spare + AmxCode.Rows * width;      // the last panel's bias
+            float* zeros = edge + width;
+            new Span<float>(zeros, width).Clear();
+            int packFrom = q.InPlace ? firstRow + (lastRow - firstRow) / tileRows * tileRows : firstRow;
+            if (packFrom < lastRow) PackA(area, packedRow, packFrom, lastRow - packFrom);
+            bool several = p.Block < p.K, apart = p.Finish == Finish.Residual;
+            Tile t = default;
+            (t.AStep, t.BRow) = (1, width);
+            for (int panel = firstPanel; panel < lastPanel; panel++)
             {
-                int length = Math.Min(p.Block, p.K - k), pairs = Ceiling(length, AmxCode.Step) * Bf16Pack.Group;
-                bool starts = k == 0, ends = k + length == p.K;
-                Bf16Pack.Rows(area, aRow, pairs, p.A + (nint)firstRow * p.K + k, p.K, rows, length);
-                int padded = Ceiling(rows, tileRows) * tileRows;
-                for (int r = rows; r < padded; r++) new Span<uint>(area + r * aRow, pairs).Clear();
-                for (int panel = firstPanel; panel < lastPanel; panel++)
+                int col = panel * width, cols = Math.Min(width, p.N - col), vectors = Ceiling(cols, 16);
+                float* bias = p.Bias == null ? zeros : p.Bias + col;
+                if (p.Bias != null && cols < width)
                 {
-                    int col = panel * width, cols = Math.Min(width, p.N - col);
-                    uint* b = q.B + block * q.BBlock + panel * q.Panel;
-                    float* bias = !starts || p.Bias == null ? null : p.Bias + col;
-                    if (bias != null && cols < width)
-                    {
-                        new Span<float>(bias, cols).CopyTo(new Span<float>(edge, cols));
-                        new Span<float>(edge + cols, width - cols).Clear();
-                        bias = edge;
-                    }
-                    for (int row = firstRow; row < lastRow; row += tileRows)
-                    {
-                        int n = Math.Min(tileRows, lastRow - row);
-                        uint* a = area + (row - firstRow) * aRow;
-                        float* c = p.C + (nint)row * p.N + col;
-                        bool adds = !apart && (!starts || p.Accumulate);
-                        if (n == tileRows && cols == width && !apart)
-                            q.Code.Block(pairs, a, aRow, false, b, c, p.N, adds ? c : bias, adds ? p.N : 0, cols);
-                        else
-                        {
-                            if (adds) Open(spare, width, c, p.N, n, cols);
-                            q.Code.Block(pairs, a, aRow, false, b, spare, width, adds ? spare : bias, adds ? width : 0, width);
-                            if (apart) AddBranch(p, spare, width, row, n, col, cols, starts);
-                            else Close(spare, width, c, p.N, n, cols);
-                        }
-                    }
-                    if (p.Finish == Finish.Gelu && ends && ((panel + 1 - firstPanel) % GeluPanels == 0 || panel + 1 == lastPanel))
-                        TakeGelu<Lanes16>(p, firstRow, lastRow, (firstPanel + (panel - firstPanel) / GeluPanels * GeluPanels) * width, col + cols);
+                    new Span<float>(bias, cols).CopyTo(new Span<float>(edge, cols));
+                    new Span<float>(edge + cols, width - cols).Clear();
+                    bias = edge;
                 }
+                // As in float32: the first panel's tiles fetch the next tile's rows of A, the others' the next panel of B among them.
+                bool fetchesA = panel == firstPanel && q.InPlace;
+                nint shareOfB = Ceiling(q.BlockPairs * width, tiles), nextB = (nint)(q.B + (panel + 1) * q.Panel);
+                t.AheadStep = fetchesA ? tileRows * sizeof(uint) : Math.Min(64, Ceiling((int)shareOfB * sizeof(uint), q.BlockPairs));
+                for (int row = firstRow; row < lastRow; row += tileRows, nextB += shareOfB * sizeof(uint))
+                {
+                    int n = Math.Min(tileRows, lastRow - row);
+                    bool inPlace = q.InPlace && n == tileRows, whole = n == tileRows && !apart && (cols == width || q.Code.Dots != null && cols % 16 == 0);
+                    bool rounds = q.HalfC && whole && q.Code.Dots != null && !several && !p.Accumulate, direct = whole && !q.HalfC;
+                    uint* a = inPlace ? (uint*)q.A + (nint)row * (p.K / 2) : area + (row - packFrom) * packedRow;
+                    t.ARow = inPlace ? p.K / 2 : packedRow;
+                    nint at = (nint)row * p.N + col;
+                    for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
+                    {
+                        int length = Math.Min(p.Block, p.K - k);
+                        t.K = inPlace ? length / 2 : Ceiling(length, AmxCode.Step) * Bf16Pack.Group;
+                        t.A = (float*)(a + k / 2);
+                        t.B = (float*)(q.B + block * q.BBlock + panel * q.Panel);
+                        t.Start = k == 0 ? bias : zeros;
+                        t.Accumulate = k > 0 || direct && p.Accumulate;
+                        t.C = direct ? p.C + at : rounds ? (float*)((ushort*)p.C + at) : spare;
+                        t.CRow = direct || rounds ? p.N : width;
+                        t.Ahead = fetchesA ? (byte*)(a + tileRows * t.ARow) + k / 2 * t.AheadStep : block == 0 ? (byte*)nextB : (byte*)t.B;
+                        q.Code.Run(&t, vectors, rounds);
+                    }
+                    if (!direct && !rounds) Put(spare, width, row, n, col, cols, apart);
+                }
+                if (p.Finish == Finish.Gelu && ((panel + 1 - firstPanel) % GeluPanels == 0 || panel + 1 == lastPanel))
+                    TakeGelu(firstRow, lastRow, (firstPanel + (panel - firstPanel) / GeluPanels * GeluPanels) * width, col + cols);
             }
         }
 
-        private static void AddBranch(in Product p, float* branch, int width, int row, int rows, int col, int cols, bool starts)
+        /// <summary>Rows of A from the given one as pairs, zeros up to a whole tile.</summary>
+        private void PackA(uint* area, nint packedRow, int row, int rows)
         {
-            for (int r = row; r < row + rows; r++, branch += width)
+            nint at = (nint)row * q.P.K;
+            if (q.HalfA) Bf16Pack.Rows<Bf16Element>(area, packedRow, q.Pairs, (ushort*)q.A + at, q.P.K, rows, q.P.K);
+            else Bf16Pack.Rows<F32Element>(area, packedRow, q.Pairs, (float*)q.A + at, q.P.K, rows, q.P.K);
+            int padded = Ceiling(rows, q.Code.TileRows) * q.Code.TileRows;
+            for (int r = rows; r < padded; r++) new Span<uint>(area + r * packedRow, q.Pairs).Clear();
+        }
+
+        /// <summary>What a tile apart becomes in C: residual + rowScale·gamma·tile, or the tile (+ C), rounded where C is bfloat16.</summary>
+        private void Put(float* tile, int width, int row, int rows, int col, int cols, bool apart)
+        {
+            for (int r = row; r < row + rows; r++, tile += width)
             {
-                float* c = p.C + (nint)r * p.N + col, x = starts ? p.Residual + (nint)r * p.N + col : c;
-                ScaleAddRow<Lanes16>(c, branch, x, p.Scales.Gamma == null ? null : p.Scales.Gamma + col, p.Scales.OfRow(r), cols);
+                nint at = (nint)r * q.P.N + col;
+                if (apart)
+                    ScaleAddRow<Lanes16>(q.P.C + at, tile, q.P.Residual + at, q.P.Scales.Gamma == null ? null : q.P.Scales.Gamma + col,
+                        q.P.Scales.OfRow(r), cols);
+                else if (q.HalfC) PutRow<Bf16Element>(at, tile, cols);
+                else PutRow<F32Element>(at, tile, cols);
+            }
+        }
+
+        private void PutRow<TE>(nint at, float* x, int n) where TE : struct, IElement
+        {
+            for (int j = 0; j < n; j += 16)
+            {
+                Lanes16 v = Lines<Lanes16>.Load(x + j, n - j);
+                Lines<Lanes16>.Store<TE>(q.P.Accumulate ? v + Lines<Lanes16>.Load<TE>(q.P.C, at + j, n - j) : v, q.P.C, at + j, n - j);
+            }
+        }
+
+        private void TakeGelu(int firstRow, int lastRow, int first, int last)
+        {
+            if (!q.HalfC)
+            {
+                CpuBackend.TakeGelu<Lanes16>(q.P, firstRow, lastRow, first, last);
+                return;
+            }
+            for (int r = firstRow; r < lastRow; r++)
+            {
+                nint at = (nint)r * q.P.N + first;
+                new GeluRows<Lanes16, Bf16Element>((ushort*)q.P.Gelu + at, (ushort*)q.P.C + at).Run(0, last - first, 0);
             }
         }
     }
 
     /// <summary>c's part of a cut block, zeros outside of it.</summary>
-    private static void Open(float* spare, int width, float* c, nint cRow, int rows, int cols)
+    private static void Open(float* spare, int tileRows, int width, float* c, nint cRow, int rows, int cols)
     {
-        new Span<float>(spare, AmxCode.Rows * width).Clear();
+        new Span<float>(spare, tileRows * width).Clear();
         for (int r = 0; r < rows; r++) new Span<float>(c + r * cRow, cols).CopyTo(new Span<float>(spare + r * width, cols));
     }
 

@@ -14,12 +14,14 @@ internal unsafe struct WeightGradient
     private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
     private const int LeastUnits = 4, LeastUnitsOfFew = 8, Few = 1 << 16;   // of few sums more can be kept and added
     private const int LeastTokens = 128;      // of a range: below that, adding the ranges costs more than more units bring
-    private const int LongestBlock = 240;     // tokens: a panel of B takes 46 kB, most of L1
+    private const int LongestBlock = 240;     // steps of the sum: a panel of B takes 46 kB, most of L1
     private const int NarrowCols = 512;       // rows of b this short lie densely enough in the caches to be multiplied where they are
 
     /// <summary>Columns of a, columns of b, rows of both.</summary>
     public int M, N, K;
-    public float* A, B, C;
+    public void* A, B;
+    public DType TypeA, TypeB;
+    public float* C;
     public bool Accumulate;
 
     /// <summary>(blocks, M) column sums of a, or null.</summary>
@@ -34,13 +36,22 @@ internal unsafe struct WeightGradient
     /// <summary>Machine code to prefer to the JIT's, or null.</summary>
     public TileRoutines? Emitted;
 
-    public readonly bool BInPlace => N <= NarrowCols;
+    /// <summary>Tiles of bfloat16 pairs: a step of the sum is two tokens. Null: float32, a token a step.</summary>
+    public readonly TileRoutines? Dots;
+
+    public readonly bool BInPlace => N <= NarrowCols && Dots == null;
+
+    /// <summary>Steps of the sum that some tokens are.</summary>
+    public readonly int Steps(int tokens) => Dots == null ? tokens : Ceiling(tokens, 2);
+
+    public readonly byte* AtA(nint token, nint row) => (byte*)A + (token * M + row) * TypeA.Size();
+    public readonly byte* AtB(nint token, nint col) => (byte*)B + (token * N + col) * TypeB.Size();
     public readonly int Units => Ranges * RowParts * ColParts;
 
-    public WeightGradient(int m, int n, int k, int threads)
+    public WeightGradient(int m, int n, int k, int threads, TileRoutines? dots)
     {
-        (M, N, K, Threads) = (m, n, k, threads);
-        Block = BlockTokens(m, n, k);
+        (M, N, K, Threads, Dots) = (m, n, k, threads, dots);
+        Block = BlockTokens(m, n, k, dots == null ? 1 : 2);
         Blocks = Ceiling(k, Block);
         (RowParts, ColParts) = (Ceiling(m, PartRows), Ceiling(n, PartCols));
         RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, RangesWanted(m, n, k)));
@@ -50,9 +61,10 @@ internal unsafe struct WeightGradient
     /// <summary>
     /// Tokens whose products and column sums are one chain: a function of the shape alone. Every range gets as many blocks as the others.
     /// </summary>
-    public static int BlockTokens(int m, int n, int k)
+    /// <param name="tokensOfStep">1, or 2 where bfloat16 pairs are multiplied.</param>
+    public static int BlockTokens(int m, int n, int k, int tokensOfStep)
     {
-        int ranges = RangesWanted(m, n, k), blocks = Ceiling(Ceiling(k, LongestBlock), ranges) * ranges;
+        int ranges = RangesWanted(m, n, k), blocks = Ceiling(Ceiling(k, LongestBlock * tokensOfStep), ranges) * ranges;
         return Ceiling(Ceiling(k, blocks), 8) * 8;
     }
 
@@ -73,10 +85,17 @@ public sealed unsafe partial class CpuBackend
     /// c = aᵀ·b (+ c) for row-major a (K, M) and b (K, N); with it the column sums of a (+ sums). TA are the lanes of half a tile's
     /// panel of A: eight, or one.
     /// </summary>
-    private void MultiplyTransposed<TV, TA>(float* c, bool accumulate, float* sums, bool accumulateSums, float* a, float* b,
-        int m, int n, int k) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
+    /// <param name="typeA">bfloat16 only with <paramref name="dots"/>.</param>
+    /// <param name="typeB">Likewise.</param>
+    /// <param name="dots">Tiles that multiply bfloat16 pairs, to which operands are rounded; null multiplies float32.</param>
+    private void MultiplyTransposed<TV, TA>(float* c, bool accumulate, float* sums, bool accumulateSums, void* a, void* b,
+        int m, int n, int k, DType typeA = DType.F32, DType typeB = DType.F32, TileRoutines? dots = null)
+        where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
-        var g = new WeightGradient(m, n, k, Threads) { A = a, B = b, C = c, Accumulate = accumulate, Emitted = Emitted };
+        var g = new WeightGradient(m, n, k, Threads, dots)
+        {
+            A = a, B = b, TypeA = typeA, TypeB = typeB, C = c, Accumulate = accumulate, Emitted = dots == null ? Emitted : null,
+        };
         nint partial = g.Ranges > 1 ? (nint)g.Ranges * m * n : 0;
         float* scratch = GemmScratch(partial + (nint)g.Blocks * m);
         g.Partial = partial == 0 ? null : scratch;
@@ -90,8 +109,9 @@ public sealed unsafe partial class CpuBackend
     {
         int width = MicroKernels.Vectors * TV.Count;
         int rows = WeightGradient.PartStart(g.M, g.RowParts, 1), cols = WeightGradient.PartStart(g.N, g.ColParts, 1);
-        nint a = (nint)Ceiling(rows, 3 * TA.Count) * 3 * (g.Block * TA.Count + PanelGap);
-        return g.BInPlace ? a : a + (nint)Ceiling(cols, width) * (g.Block * width + PanelGap);
+        nint a = (nint)Ceiling(rows, 3 * TA.Count) * 3 * (g.Steps(g.Block) * TA.Count + PanelGap);
+        if (g.Dots != null) a += TileCode.Rows * width;   // a cut tile
+        return g.BInPlace ? a : a + (nint)Ceiling(cols, width) * (g.Steps(g.Block) * width + PanelGap);
     }
 
     private readonly struct WeightUnits<TV, TA>(WeightGradient g, Desks desks) : IRowKernel
@@ -115,33 +135,50 @@ public sealed unsafe partial class CpuBackend
                 colPart + 1) - col;
             if (rows <= 0 || cols <= 0) return;
             int width = MicroKernels.Vectors * TV.Count;
-            nint aPanel = g.Block * TA.Count + PanelGap, bPanel = g.BInPlace ? width : g.Block * width + PanelGap;
+            nint aPanel = g.Steps(g.Block) * TA.Count + PanelGap, bPanel = g.BInPlace ? width : g.Steps(g.Block) * width + PanelGap;
             float* packedB = area + Ceiling(rows, 3 * TA.Count) * 3 * aPanel;
+            float* spare = packedB;
+            if (g.Dots != null) packedB += TileCode.Rows * width;
             float* c = (g.Partial == null ? g.C : g.Partial + (nint)range * g.M * g.N) + (nint)row * g.N + col;
             int firstBlock = range * g.RangeBlocks, lastBlock = Math.Min(g.Blocks, firstBlock + g.RangeBlocks);
             for (int block = firstBlock; block < lastBlock; block++)
             {
                 int k = block * g.Block, length = Math.Min(g.Block, g.K - k);
                 float* sums = g.Sums == null || colPart > 0 ? null : g.Sums + (nint)block * g.M + row;
-                float* a = g.A + (nint)k * g.M + row, b = g.B + (nint)k * g.N + col;
-                GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, a, g.M, length, rows, sums);
-                if (!g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, b, g.N, length, cols, null);
+                byte* a = g.AtA(k, row), b = g.AtB(k, col);
+                if (g.Dots != null)
+                {
+                    PackPairs(g.TypeA, area, aPanel, TileCode.Rows, a, g.M, length, rows, sums);
+                    PackPairs(g.TypeB, packedB, bPanel, width, b, g.N, length, cols, null);
+                }
+                else
+                {
+                    GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, (float*)a, g.M, length, rows, sums);
+                    if (!g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, (float*)b, g.N, length, cols, null);
+                }
                 // The next block of this unit, or the first of the unit that this thread will probably take next.
                 int coming = block + 1 < lastBlock ? unit : unit + g.Threads, parts = g.RowParts * g.ColParts;
                 int token = Math.Min(coming == unit ? k + length : coming / parts * g.RangeBlocks * g.Block, g.K);
-                float* nextA = g.A + (nint)token * g.M + WeightGradient.PartStart(g.M, g.RowParts, coming % parts / g.ColParts);
-                float* nextB = g.B + (nint)token * g.N + WeightGradient.PartStart(g.N, g.ColParts, coming % g.ColParts);
+                byte* nextA = g.AtA(token, WeightGradient.PartStart(g.M, g.RowParts, coming % parts / g.ColParts));
+                byte* nextB = g.AtB(token, WeightGradient.PartStart(g.N, g.ColParts, coming % g.ColParts));
                 bool adds = block > firstBlock || (g.Partial == null && g.Accumulate);
                 var next = new Coming { A = nextA, B = nextB, Rows = Math.Min(g.Block, g.K - token) };
-                Tiles(c, rows, cols, area, aPanel, g.BInPlace ? b : packedB, bPanel, length, adds, next);
+                Tiles(c, rows, cols, area, aPanel, g.BInPlace ? (float*)b : packedB, bPanel, g.Steps(length), adds, next, spare);
             }
         }
 
         /// <summary>The block that comes next: its corner in both matrices, and its tokens.</summary>
         private struct Coming
         {
-            public float* A, B;
+            public byte* A, B;
             public int Rows;
+        }
+
+        private static void PackPairs(DType type, float* panels, nint panel, int width, void* x, int xRow, int tokens, int cols, float* sums)
+        {
+            int pairs = Ceiling(tokens, 2);
+            if (type == DType.BF16) Bf16Pack.InterleavedRows<Bf16Element>((uint*)panels, panel, width, pairs, x, xRow, tokens, cols, sums);
+            else Bf16Pack.InterleavedRows<F32Element>((uint*)panels, panel, width, pairs, x, xRow, tokens, cols, sums);
         }
 
         /// <summary>One run of the coming block for every tile: where run number <paramref name="at"/> starts. Rows of a block that are whole
@@ -149,13 +186,14 @@ public sealed unsafe partial class CpuBackend
         private byte* Ahead(in Coming next, int at, int rows, int cols)
         {
             int inA = next.Rows * rows, inB = at - inA;
-            return (byte*)(at < inA ? next.A + (nint)(at / rows) * g.M + at % rows : next.B + (nint)(inB / cols) * g.N + inB % cols);
+            return at < inA ? next.A + ((nint)(at / rows) * g.M + at % rows) * g.TypeA.Size()
+                : next.B + ((nint)(inB / cols) * g.N + inB % cols) * g.TypeB.Size();
         }
 
         /// <summary>One block's tiles; each asks for its share of the next block's rows.</summary>
         [SkipLocalsInit]
         private void Tiles(float* c, int rows, int cols, float* a, nint aPanel, float* b, nint bPanel, int length, bool accumulate,
-            in Coming next)
+            in Coming next, float* spare)
         {
             int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
             float* zeros = stackalloc float[3 * 16];
@@ -165,7 +203,7 @@ public sealed unsafe partial class CpuBackend
             t.Accumulate = accumulate;
             t.Start = zeros;
             int wanted = next.Rows * (rows + cols), share = Ceiling(wanted, Ceiling(rows, tileRows) * Ceiling(cols, width)), at = 0;
-            t.AheadStep = Math.Min(64, Ceiling(share * sizeof(float), length));
+            t.AheadStep = Math.Min(64, Ceiling(share * Math.Max(g.TypeA.Size(), g.TypeB.Size()), length));
             for (int j = 0; j < cols; j += width)
             {
                 int n = Math.Min(width, cols - j), vectors = Ceiling(n, TV.Count);
@@ -176,10 +214,28 @@ public sealed unsafe partial class CpuBackend
                     t.A = a + i / TA.Count * aPanel + i % TA.Count;
                     t.C = c + (nint)i * g.N + j;
                     t.Ahead = Ahead(next, at, rows, cols);
-                    if (g.Emitted is { } emitted && rows - i >= TileCode.Rows && t.Tail == 0) emitted.Across(&t, vectors);
+                    if (g.Dots is { } dots) Pairs(dots, t, Math.Min(tileRows, rows - i), n, spare);
+                    else if (g.Emitted is { } emitted && rows - i >= TileCode.Rows && t.Tail == 0) emitted.Across(&t, vectors);
                     else MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, g.BInPlace);
                 }
             }
+        }
+
+        /// <summary>A tile of pairs; a cut one is made apart, since panels are padded but c is not.</summary>
+        private void Pairs(TileRoutines dots, Tile t, int rows, int cols, float* spare)
+        {
+            if (rows == TileCode.Rows && cols % 16 == 0)
+            {
+                dots.Across(&t, cols / 16);
+                return;
+            }
+            float* c = t.C;
+            const int width = MicroKernels.Vectors * 16;
+            if (t.Accumulate) Open(spare, TileCode.Rows, width, c, g.N, rows, cols);
+            t.C = spare;
+            t.CRow = width;
+            dots.Across(&t, MicroKernels.Vectors);
+            Close(spare, width, c, g.N, rows, cols);
         }
     }
 }

@@ -84,33 +84,21 @@ internal sealed unsafe class Bf16Routines
         if (Unit == Bf16Unit.Tiles) ((delegate* unmanaged[SuppressGCTransition]<void>)_release)();
     }
 
-    /// <summary>
-    /// One block c (TileRows × Width, or its first cols rounded up to 16 where the unit can leave out the rest) = start + a·b.
-    /// </summary>
-    /// <param name="pairs">Pairs of the sum, a multiple of 16.</param>
-    /// <param name="a">TileRows rows of pairs, aRow pairs apart; with <paramref name="across"/> TileRows neighbours for each pair
-    /// (<see cref="Bf16Unit.Dot"/> only).</param>
-    /// <param name="start">Rows startRow floats apart (0: one for all), or null for zeros. For a row per row it must be c itself.</param>
-    public void Block(int pairs, uint* a, nint aRow, bool across, uint* b, float* c, nint cRow, float* start, nint startRow, int cols)
+    /// <summary>A tile of TileRows × Width whose a is read along k and whose b is packed; only the first vectors of it need be computed.</summary>
+    /// <param name="t">Its steps are pairs: a multiple of 16 for AMX. There, what is added can only be c itself.</param>
+    /// <param name="rounds">c is bfloat16 (<see cref="Bf16Unit.Dot"/> only) and nothing is added to it.</param>
+    public void Run(Tile* t, int vectors, bool rounds)
     {
-        if (Unit == Bf16Unit.Tiles)
+        if (rounds) _dot!.AlongRounded(t, vectors);
+        else if (_dot != null) _dot.Along(t, vectors);
+        else
         {
             var block = new AmxBlock
             {
-                Steps = pairs / 16, A = (byte*)a, ARow = aRow * 4, B = (byte*)b, C = c, CRow = cRow * 4, Start = start, StartRow = startRow * 4,
+                Steps = t->K / 16, A = (byte*)t->A, ARow = t->ARow * 4, B = (byte*)t->B, C = t->C, CRow = t->CRow * 4,
+                Start = t->Accumulate ? t->C : t->Start, StartRow = t->Accumulate ? t->CRow * 4 : 0,
             };
             ((delegate* unmanaged[SuppressGCTransition]<AmxBlock*, void>)_block)(&block);
-            return;
         }
-        float* zeros = stackalloc float[MicroKernels.Vectors * 16];
-        new Span<float>(zeros, MicroKernels.Vectors * 16).Clear();
-        var tile = new Tile
-        {
-            K = pairs, A = (float*)a, ARow = across ? 1 : aRow, AStep = across ? TileRows : 1, B = (float*)b, BRow = Width, C = c, CRow = cRow,
-            Start = start == null || startRow != 0 ? zeros : start, Accumulate = start != null && startRow != 0, Ahead = (byte*)b,
-        };
-        int vectors = (cols + 15) / 16;
-        if (across) _dot!.Across(&tile, vectors);
-        else _dot!.Along(&tile, vectors);
     }
 }

@@ -23,6 +23,12 @@ internal static unsafe class TileCode
         zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25, zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
     ];
 
+    private static readonly AssemblerRegisterYMM[] s_ymm =
+    [
+        ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14, ymm15,
+        ymm16, ymm17, ymm18, ymm19, ymm20, ymm21, ymm22, ymm23,
+    ];
+
     /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
     private readonly struct Fields
     {
@@ -40,7 +46,8 @@ internal static unsafe class TileCode
     }
 
     /// <summary>A tile whose rows of a are read along k (ARow apart, AStep 1) and whose b is packed 48 wide.</summary>
-    public static Assembler AlongRows(int vectors, bool pairs)
+    /// <param name="rounds">c is bfloat16 and only written.</param>
+    public static Assembler AlongRows(int vectors, bool pairs, bool rounds = false)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
         Fields f = new();
@@ -58,8 +65,9 @@ internal static unsafe class TileCode
             c.add(b, steps * MicroKernels.Vectors * Line);
             c.add(a, steps * sizeof(float));
             c.add(a4, steps * sizeof(float));
-        });
-        End(c, f, vectors);
+        }, rounds ? 1 : 0);
+        if (rounds) EndRounded(c, f, vectors);
+        else End(c, f, vectors);
         c.ret();
         return c;
 
@@ -108,6 +116,21 @@ internal static unsafe class TileCode
         }
     }
 
+    /// <summary>Rows·Vectors independent chains of VDPBF16PS in registers, as many turns as the argument says: what the ports can do at best.</summary>
+    public static Assembler DotChains()
+    {
+        Assembler c = new(64) { PreferVex = false };
+        Label top = c.CreateLabel();
+        for (int i = 0; i < 32; i++) c.vpxord(s_zmm[i], s_zmm[i], s_zmm[i]);
+        c.Label(ref top);
+        for (int i = 0; i < Rows * MicroKernels.Vectors; i++) c.vdpbf16ps(s_zmm[i], zmm30, zmm31);
+        c.dec(rdi);
+        c.jne(top);
+        c.vzeroupper();
+        c.ret();
+        return c;
+    }
+
     /// <summary>Saves what the caller wants back, and starts every row's sums.</summary>
     private static void Begin(Assembler c, in Fields f, int vectors)
     {
@@ -129,7 +152,7 @@ internal static unsafe class TileCode
     /// Two steps a turn, and the last one alone where their number is odd. The turns are cut in eight: before each eighth a row of c is
     /// asked for, since 24 lines at once would keep a and b waiting behind them.
     /// </summary>
-    private static void Loop(Assembler c, in Fields f, int vectors, Action<int> step, Action<int> advance)
+    private static void Loop(Assembler c, in Fields f, int vectors, Action<int> step, Action<int> advance, int shrink = 0)
     {
         Label row = c.CreateLabel(), few = c.CreateLabel(), even = c.CreateLabel(), last = c.CreateLabel();
         (AssemblerRegister64 cRow, AssemblerRegister32 turns, AssemblerRegister32 eighth, AssemblerRegister32 rows) = (rbx, r9d, r12d, r13d);
@@ -139,9 +162,9 @@ internal static unsafe class TileCode
         c.mov(cRow, __[rdi + f.C]);
         c.mov(rows, Rows);
         c.Label(ref row);
-        for (int j = 0; j < vectors; j++) c.prefetchw(__byte_ptr[cRow + j * Line]);
+        for (int j = 0; j < (vectors + shrink) >> shrink; j++) c.prefetchw(__byte_ptr[cRow + j * Line]);
         c.mov(r9, __[rdi + f.CRow]);
-        c.lea(cRow, __[cRow + r9 * 4]);
+        c.lea(cRow, __[cRow + r9 * (4 >> shrink)]);
         c.mov(turns, eighth);
         Turns();
         c.dec(rows);
@@ -193,19 +216,48 @@ internal static unsafe class TileCode
         for (int i = 0; i < Rows * vectors; i++) c.vaddps(s_zmm[i], s_zmm[i], CVector(i / vectors, i % vectors));
         c.Label(ref store);
         for (int i = 0; i < Rows * vectors; i++) c.vmovups(CVector(i / vectors, i % vectors), s_zmm[i]);
+        Leave(c);
+    }
+
+    /// <summary>Rounds to bfloat16, nearest even, and stores.</summary>
+    private static void EndRounded(Assembler c, in Fields f, int vectors)
+    {
+        CRows(c, f, 1);
+        for (int i = 0; i < Rows * vectors; i++)
+        {
+            c.vcvtneps2bf16(s_ymm[i], s_zmm[i]);
+            c.vmovups(CHalf(i / vectors, i % vectors), s_ymm[i]);
+        }
+        Leave(c);
+    }
+
+    private static void Leave(Assembler c)
+    {
         c.vzeroupper();
         c.pop(r13);
         c.pop(r12);
         c.pop(rbx);
     }
 
-    private static void CRows(Assembler c, in Fields f)
+    private static void CRows(Assembler c, in Fields f, byte shift = 2)
     {
         c.mov(rax, __[rdi + f.C]);
         c.mov(rcx, __[rdi + f.CRow]);
-        c.shl(rcx, 2);
+        c.shl(rcx, shift);
         c.lea(rdx, __[rax + rcx * 4]);
         c.lea(rsi, __[rcx + rcx * 2]);
+    }
+
+    private static AssemblerMemoryOperand CHalf(int r, int j)
+    {
+        AssemblerRegister64 at = r < 4 ? rax : rdx;
+        return (r & 3) switch
+        {
+            0 => __ymmword_ptr[at + j * (Line / 2)],
+            1 => __ymmword_ptr[at + rcx + j * (Line / 2)],
+            2 => __ymmword_ptr[at + rcx * 2 + j * (Line / 2)],
+            _ => __ymmword_ptr[at + rsi + j * (Line / 2)],
+        };
     }
 
     private static AssemblerMemoryOperand CVector(int r, int j)

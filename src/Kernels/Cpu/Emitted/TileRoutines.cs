@@ -9,6 +9,9 @@ internal sealed unsafe class TileRoutines
 {
     private readonly nint[] _along = new nint[MicroKernels.Vectors + 1];
     private readonly nint[] _across = new nint[MicroKernels.Vectors + 1];
+    private readonly nint[] _rounded = new nint[MicroKernels.Vectors + 1];
+
+    private readonly nint _chains;
 
     public TileRoutines(bool pairs)
     {
@@ -17,7 +20,9 @@ internal sealed unsafe class TileRoutines
         {
             _along[v] = code.Add(TileCode.AlongRows(v, pairs));
             _across[v] = code.Add(TileCode.AcrossRows(v, pairs));
+            if (pairs) _rounded[v] = code.Add(TileCode.AlongRows(v, pairs, rounds: true));
         }
+        if (pairs) _chains = code.Add(TileCode.DotChains());
         code.Seal();
     }
 
@@ -40,6 +45,12 @@ internal sealed unsafe class TileRoutines
 
     /// <summary>Rows of a read along k, b packed: 8 rows, the vectors whole.</summary>
     public void Along(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_along[vectors])(t);
+
+    /// <summary>Of pairs only: as <see cref="Along"/>, but c is bfloat16, rounded to nearest even; Accumulate does not exist.</summary>
+    public void AlongRounded(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_rounded[vectors])(t);
+
+    /// <summary>Of pairs only: 24 VDPBF16PS a turn, nothing else.</summary>
+    public void Chains(nint turns) => ((delegate* unmanaged[SuppressGCTransition]<nint, void>)_chains)(turns);
 
     /// <summary>Eight neighbours of a read for each k; the vectors whole.</summary>
     public void Across(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_across[vectors])(t);
