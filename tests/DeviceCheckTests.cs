@@ -71,7 +71,12 @@ public class DeviceCheckTests
     {
         using Backend device = Simulator();
         PretrainConfig config = Small("kamim");
-        byte[] pixels = Crops(config);
+        TenStepsStayWithTheCpu(device, config, Crops(config));
+    }
+
+    /// <summary>The losses of ten steps on one batch, within a thousandth of the CPU's.</summary>
+    internal static void TenStepsStayWithTheCpu(Backend device, PretrainConfig config, byte[] pixels)
+    {
         long arena = MemoryPlan.Of(config).ArenaBytes;
         using Pretrainer right = new(Cpu.Open(Simd.Best), config, arena), tested = new(device, config, arena);
         for (int step = 0; step < 10; step++)

@@ -89,19 +89,7 @@ public class GpuTests(string device)
     public void Ten_steps_stay_with_the_cpu([Values("kamim", "simmim", "mae")] string recipe)
     {
         PretrainConfig config = Small(recipe);
-        byte[] pixels = Crops(config);
-        long arena = MemoryPlan.Of(config).ArenaBytes;
-        using Pretrainer right = new(Cpu.Open(Simd.Best), config, arena), tested = new(_device, config, arena);
-        for (int step = 0; step < 10; step++)
-        {
-            float[] losses = [.. new[] { right, tested }.Select(p =>
-            {
-                p.Pass(pixels, step, firstPass: true);
-                p.Update(1e-3);
-                return p.ReadOut(step + 1).Losses[0];
-            })];
-            Assert.That(losses[1], Is.EqualTo(losses[0]).Within(0.1).Percent, $"loss of step {step + 1}");
-        }
+        DeviceCheckTests.TenStepsStayWithTheCpu(_device, config, Crops(config));
     }
 
     [Test]
