@@ -205,12 +205,14 @@ internal static partial class OpTable
             return () => x.MaskedPixelLoss(loss, d, p, a, hidden, weights, v.Patch, PixelOrder.ChannelSlowest, PixelDistance.L1, false,
                 1e-5f, 1f);
         });
-        yield return Case(OpCost.CrossEntropyLoss(1024, 1000), (x, o) =>
-        {
-            (Tensor loss, Tensor d, Tensor p, Tensor target) = (o.New(new Shape(1), 1), o.New(1024, 1000), o.New(1024, 1000),
-                o.New(1024, 1000));
-            return () => x.CrossEntropyLoss(loss, d, p, target, 1f);
-        });
+        foreach ((int examples, int classes) in new[] { (1024, 1000), (2048, 10) })   // many classes; ten, of 256 pictures by eight probes
+            yield return Case(OpCost.CrossEntropyLoss(examples, classes), (x, o) =>
+            {
+                (Tensor loss, Tensor d, Tensor p, Tensor target) = (o.New(new Shape(1), 1), o.New(examples, classes), o.New(examples, classes),
+                    o.Filled(new Shape(examples, classes), 0f));
+                for (int i = 0; i < examples; i++) target.Host<float>()[i * classes + i % classes] = 1f;
+                return () => x.CrossEntropyLoss(loss, d, p, target, 1f);
+            });
 
         int parameters = 12 * c * c;   // one block's
         UpdateSegment[] segments = [.. Enumerable.Range(0, 12).Select(i => new UpdateSegment((long)i * c * c, c * c, 1e-3f, 0.05f, 3))];

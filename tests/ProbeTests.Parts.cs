@@ -153,6 +153,23 @@ public partial class ProbeTests
     }
 
     [Test]
+    public void Ranks_are_those_of_a_stable_sort_for_every_number_of_classes([Values(1, 5, 7, 8, 9, 10, 16, 17, 31, 100)] int classes)
+    {
+        RngSequence random = new Rng(4, RandomStream.Test, (ulong)classes).Start();
+        float[] scores = new float[50 * classes];
+        int[] labels = new int[50];
+        foreach (ref float s in scores.AsSpan()) s = random.Below(3 + classes / 4) - 1;   // many are equal
+        (int first, int five) = (0, 0);
+        for (int row = 0; row < labels.Length; row++)
+        {
+            labels[row] = random.Below(classes);
+            int rank = Enumerable.Range(0, classes).OrderByDescending(k => scores[row * classes + k]).ToList().IndexOf(labels[row]);
+            (first, five) = (first + (rank == 0 ? 1 : 0), five + (rank < 5 ? 1 : 0));
+        }
+        Assert.That(LinearProbe.Accuracy(scores, labels, classes), Is.EqualTo((first / 50.0, five / 50.0)));
+    }
+
+    [Test]
     public void Weights_load_completely_or_not_at_all()
     {
         using var backend = new CpuBackend(2);

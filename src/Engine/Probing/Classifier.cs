@@ -2,6 +2,7 @@ using MimEngine.Engine.Autograd;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Optim;
 using MimEngine.Kernels;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace MimEngine.Engine.Probing;
 
@@ -164,16 +165,22 @@ public sealed class Classifier : IDisposable
         return _repeated;
     }
 
+    /// <summary>Of logits that are not needed any more.</summary>
     private void Losses(Span<double> losses, float[] logits, ReadOnlySpan<float> targets)
     {
         losses.Clear();
         for (int row = 0; row < _config.Batch * Probes; row++)
         {
-            ReadOnlySpan<float> x = logits.AsSpan(row * Classes, Classes), y = targets.Slice(row / Probes * Classes, Classes);
-            double max = double.NegativeInfinity, sum = 0, dot = 0, mass = 0;
-            foreach (float v in x) max = Math.Max(max, v);
-            for (int k = 0; k < Classes; k++) (sum, dot, mass) = (sum + Math.Exp(x[k] - max), dot + y[k] * x[k], mass + y[k]);
-            losses[row % Probes] += (mass * (max + Math.Log(sum)) - dot) / _config.Batch;
+            Span<float> x = logits.AsSpan(row * Classes, Classes);
+            ReadOnlySpan<float> y = targets.Slice(row / Probes * Classes, Classes);
+            TensorPrimitives.Subtract(x, TensorPrimitives.Max<float>(x), x);   // a NaN anywhere is the largest
+            losses[row % Probes] -= TensorPrimitives.Dot<float>(x, y) / _config.Batch;
+        }
+        TensorPrimitives.Exp(logits, logits);
+        for (int row = 0; row < _config.Batch * Probes; row++)
+        {
+            float mass = TensorPrimitives.Sum(targets.Slice(row / Probes * Classes, Classes));
+            losses[row % Probes] += mass * Math.Log(TensorPrimitives.Sum<float>(logits.AsSpan(row * Classes, Classes))) / _config.Batch;
         }
     }
 

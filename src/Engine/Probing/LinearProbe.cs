@@ -1,3 +1,5 @@
+using System.Numerics;
+using System.Runtime.Intrinsics;
 using MimEngine.Engine.Pretraining;
 using MimEngine.Kernels;
 
@@ -53,12 +55,31 @@ public static class LinearProbe
         for (int row = 0; row < labels.Length; row++)
         {
             ReadOnlySpan<float> s = scores.Slice(row * stride + offset, classes);
-            float own = s[labels[row]];
-            int before = -1;   // itself; counted without branches, which would be guesses
-            for (int k = 0; k < classes; k++) before += s[k] < own | (s[k] == own & k > labels[row]) ? 0 : 1;
+            int before = Before(s, labels[row]);
             if (before == 0) first++;
             if (before < 5) firstFive++;
         }
         return (first, firstFive);
+    }
+    /// <summary>Classes before this one: those of higher scores, and of equal ones the lower. Counted without branches, which would be guesses.</summary>
+    private static int Before(ReadOnlySpan<float> scores, int label)
+    {
+        float own = scores[label];
+        int before = -1, k = 0;   // itself
+        if (scores.Length >= Vector256<float>.Count)
+        {
+            Vector256<float> mine = Vector256.Create(own);
+            for (int lanes = 0xFF; k < scores.Length; k += Vector256<float>.Count)
+            {
+                int at = Math.Min(k, scores.Length - Vector256<float>.Count);   // the last vector starts early, among lanes counted already
+                Vector256<float> s = Vector256.Create(scores[at..]);
+                Vector256<int> later = Vector256.GreaterThan(Vector256<int>.Indices, Vector256.Create(label - at));
+                Vector256<float> after = Vector256.LessThan(s, mine) | (Vector256.Equals(s, mine) & later.AsSingle());
+                before += BitOperations.PopCount(~after.ExtractMostSignificantBits() & (uint)(lanes << (k - at)) & 0xFF);
+            }
+            return before;
+        }
+        for (; k < scores.Length; k++) before += scores[k] < own | (scores[k] == own & k > label) ? 0 : 1;
+        return before;
     }
 }

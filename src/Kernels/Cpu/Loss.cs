@@ -213,47 +213,51 @@ public sealed unsafe partial class CpuBackend
         /// <summary>Rows of one vector at most: nothing leaves the registers, which is most of the time of ten classes.</summary>
         /// <remarks>
         /// Logarithms come a block of rows later, as a call would empty the vector registers in every row; and of rows whose targets sum to 1
-        /// sixteen have one in common, of the product of their sums: 1 to 16 each, so that it stays below 2^64.
+        /// sixteen have one in common, of the product of their sums: 1 to 16 each, so that it stays below 2^64. The same sixteen share one sum
+        /// across lanes of t·(x − max).
         /// </remarks>
         private double Short(int first, int last)
         {
             double total = 0;
-            float* ones = stackalloc float[TV.Count + 3 * Block], sums = ones + TV.Count, masses = sums + Block, dots = masses + Block;
+            float* ones = stackalloc float[TV.Count + 2 * Block], sums = ones + TV.Count, masses = sums + Block;
             Lines<TV>.Set(ones, 1f, TV.Count);
             for (int block = first; block < last; block += Block)
             {
                 int n = Math.Min(Block, last - block);
-                ShortBlock(block, n, Lines<TV>.Load(ones, cols), sums, masses, dots);
+                float dots = ShortBlock(block, n, Lines<TV>.Load(ones, cols), sums, masses);
                 double product = 1;
                 for (int i = 0; i < n; i++)
                 {
                     if (masses[i] == 1f) product *= sums[i];
                     else total += masses[i] * Math.Log(sums[i]);
-                    total -= dots[i];
-                    if (i % 16 != 15 && i != n - 1) continue;
-                    total += Math.Log(product);
-                    product = 1;
                 }
+                total += Math.Log(product) - dots;
             }
             return total;
         }
 
-        private const int Block = 64;
+        private const int Block = 16;
 
         [MethodImpl(MethodImplOptions.NoInlining)]
-        private void ShortBlock(int first, int rows, TV inside, float* sums, float* masses, float* dots)
+        private float ShortBlock(int first, int rows, TV inside, float* sums, float* masses)
         {
-            TV f = TV.All(-factor);
+            TV f = TV.All(-factor), dots = TV.Zero;
+            long end = (long)(first + rows) * cols;
             for (int i = 0; i < rows; i++)
             {
                 long at = (long)(first + i) * cols;
                 TV x = Lines<TV>.Load(logits + at, cols), t = Lines<TV>.Load(targets + at, cols);
                 TV m = TV.All(TV.Where(inside, TV.Zero, x, TV.All(logits[at])).Largest());
-                TV e = TV.Where(inside, TV.Zero, VectorMath.Exp(x - m), TV.Zero);
+                TV e = TV.Where(inside, TV.Zero, VectorMath.ExpWithin(TV.Max(TV.All(-87f), x - m)), TV.Zero);
                 float sum = e.Sum(), mass = t.Sum();
-                (sums[i], masses[i], dots[i]) = (sum, mass, TV.MulAdd(t, x - m, TV.Zero).Sum());
-                if (dlogits != null) Lines<TV>.Store(TV.MulAdd(TV.All(mass / sum * factor), e, f * t), dlogits + at, cols);
+                (sums[i], masses[i]) = (sum, mass);
+                dots = TV.MulAdd(t, x - m, dots);
+                if (dlogits == null) continue;
+                TV d = TV.MulAdd(TV.All(mass / sum * factor), e, f * t);
+                if (at + TV.Count <= end) d.Store(dlogits + at);   // the rows after this one write over what is too much
+                else Lines<TV>.Store(d, dlogits + at, cols);
             }
+            return dots.Sum();
         }
     }
 }
