@@ -15,6 +15,12 @@ internal static partial class OpCases
                 yield return LinearGelu(m, k, n, bias);
             }
         yield return Linear(new(2, 5, 16), 24, true);
+        foreach ((int m, int k, int n) in small.Concat(large).Append((97, 200, 1030)).Append((40, 1100, 70)))
+        {
+            yield return LinearGeluBackward(m, k, n);
+            yield return LinearGeluBackward(m, k, n).Halves("dh", "dy", "w", "h").Within(1e-2);
+            yield return LinearGeluBackward(m, k, n).Halves("dh", "w", "h").Within(1e-2);
+        }
         foreach ((int m, int k, int n) in small.Concat(large))
         {
             // Inside a block; its last product; the patches' and the pixels', which are outside of one.
@@ -72,6 +78,9 @@ internal static partial class OpCases
         new("linear, n by n to n", n => Linear(new(n, n), n, true), 66),
         new("linear-gelu, n outputs", n => LinearGelu(3, 5, n, n % 2 == 0)),
         new("linear-gelu, n rows", n => LinearGelu(n, 3, 5, true)),
+        new("linear-gelu-backward, n outputs", n => LinearGeluBackward(3, n, 5)),
+        new("linear-gelu-backward, n rows", n => LinearGeluBackward(n, 3, 5)),
+        new("linear-gelu-backward in bf16, n outputs", n => LinearGeluBackward(3, n, 6).Halves("dh", "dy", "w", "h").Within(1e-2)),
         new("linear-residual, n outputs", n => LinearResidual(2, 2, 5, n, true, true, true)),
         new("linear-residual in place, n outputs", n => LinearResidualInPlace(2, 2, 5, n, true, true, true)),
         new("linear-residual, n rows", n => LinearResidual(n, 1, 3, 6, false, true, true)),
@@ -110,6 +119,10 @@ internal static partial class OpCases
                 b.GeluBackward(Grad.Write(o["dh"]), o["dy"], o["h"]);
                 b.LinearBackward(o.Grad("dx"), o.Grad("dw"), o.Grad("db"), o["dh"], o["x"], o["w"]);
             });
+
+    internal static OpCase LinearGeluBackward(int m, int k, int n)
+        => new OpCase($"linear-gelu-backward ({m}, {n}) to {k}").Input("dy", new(m, n)).Input("w", new(n, k), Draws.Normal(0, 1 / Math.Sqrt(n)))
+            .Input("h", new(m, k), Draws.Normal(0, 1.5)).Output("dh", new(m, k)).Run((b, o) => b.LinearGeluBackward(o["dh"], o["dy"], o["w"], o["h"]));
 
     /// <summary>images groups of rows with one row scale each; the backward as the tape wires it.</summary>
     internal static OpCase LinearResidual(int images, int tokens, int k, int n, bool bias, bool gamma, bool rowScale)

@@ -57,6 +57,19 @@ internal sealed unsafe partial class OracleBackend
         Emit(dx, gx);
     }
 
+    public override void LinearGeluBackward(Tensor dh, Tensor dy, Tensor w, Tensor h)
+    {
+        int m = dy.Shape.Rows, n = w.Shape.Rows, k = w.Shape.Cols;
+        double* g = F(dh), pdy = F(dy), pw = F(w), ph = F(h);
+        for (int i = 0; i < m; i++)
+            for (int j = 0; j < k; j++)
+            {
+                double sum = 0, x = ph[(long)i * k + j];
+                for (int s = 0; s < n; s++) sum += pdy[(long)i * n + s] * pw[(long)s * k + j];
+                g[(long)i * k + j] = sum * (NormalDistribution(x) + x * Math.Exp(-0.5 * x * x) / Math.Sqrt(2 * Math.PI));
+            }
+    }
+
     /// <summary>The body of the contract, with a detour because y may be residual's memory.</summary>
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
     {

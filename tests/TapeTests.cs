@@ -148,6 +148,44 @@ public class TapeTests
         }
     }
 
+    /// <summary>An MLP as one node and as two layers: the same numbers and gradients, frozen parts, LayerScale and stochastic depth included.</summary>
+    [Test]
+    public void An_mlp_is_its_two_layers([Values] bool scaled, [Values] bool dropped, [Values] bool frozen)
+    {
+        using var backend = new OracleBackend();
+        using var p = new ParamSet();
+        LinearParams first = p.Linear("first", 6, 9, Init.Zeros), second = p.Linear("second", 9, 6, Init.Zeros);
+        NormParams norm = p.Norm("norm", 6, 1e-5f);
+        Param gamma = p.Add("gamma", new Shape(6), Init.Ones);
+        p.Allocate(backend, seed: null);
+        Randomise(backend, p.Master, 0.4);
+        first.Weight.Trained = second.Weight.Trained = !frozen;
+        using var arena = new Arena(backend, Room);
+        var tape = new Tape(backend, arena);
+        Tensor x = Drawn(backend, new Shape(3, 4, 6), Draws.Normal()), targets = Drawn(backend, new Shape(3, 6), Draws.Distributions());
+        Tensor rows = Drawn(backend, new Shape(3), Draws.DropPath(0.7));
+
+        double[][] Run(bool whole)
+        {
+            p.BeginUpdate();
+            backend.Fill(p.Gradient, 0f);
+            Value r = tape.Input(x), n = tape.LayerNorm(r, norm);
+            Param? g = scaled ? gamma : null;
+            Tensor? s = dropped ? rows : null;
+            Value y = whole ? tape.Mlp(n, first, second, n, g, s) : tape.LinearResidual(tape.LinearGelu(n, first), second, n, g, s);
+            double[] made = Transfer.Doubles(backend, y.Data);
+            tape.CrossEntropyLoss(tape.MeanTokens(y, 0), targets, 1f);
+            tape.Backward();
+            tape.Reset();
+            Assert.That(arena.Live, Is.Zero);
+            return [made, .. p.Params.Select(q => Transfer.Doubles(backend, q.Gradient))];
+        }
+
+        double[][] apart = Run(whole: false), one = Run(whole: true);
+        for (int i = 0; i < apart.Length; i++) Assert.That(one[i], Is.EqualTo(apart[i]).Within(1e-12), i == 0 ? "output" : p.Params[i - 1].Name);
+        Assert.That(apart[^1].Any(v => v != 0), Is.EqualTo(scaled), "gamma");
+    }
+
     private static VitConfig Vit() => new()
     {
         ImagePixels = 6, PatchPixels = 2, Width = 8, Depth = 2, Heads = 2, MlpRatio = 2, LayerNormEps = 1e-5f,

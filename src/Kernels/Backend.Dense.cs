@@ -39,6 +39,18 @@ public abstract partial class Backend
         GeluForward(y, h);
     }
 
+    /// <summary>dh = (dy·w) ∘ GELU′(h): the gradient of a product whose input was GELU(h), taken back to before the GELU.</summary>
+    /// <param name="dh">(M, K) of h's type, written; not dy's memory.</param>
+    /// <param name="dy">(M, N) Real or Branch.</param>
+    /// <param name="w">(N, K) Real or Branch.</param>
+    /// <param name="h">(M, K) Real or Branch: what <see cref="LinearGeluForward"/> kept.</param>
+    /// <remarks>dh may be rounded once, or once more before it is multiplied by GELU′. 2·M·N·K flops and a slope of GELU each.</remarks>
+    public virtual void LinearGeluBackward(Tensor dh, Tensor dy, Tensor w, Tensor h)
+    {
+        LinearBackward(Grad.Write(dh), Grad.None, Grad.None, dy, h, w);
+        GeluBackward(Grad.Write(dh), dh, h);
+    }
+
     /// <summary>
     /// y = residual + rowScale ⊙ gamma ⊙ (x·wᵀ + b): the end of a residual branch with LayerScale (Touvron et al. 2021)
     /// and stochastic depth (Huang et al. 2016).

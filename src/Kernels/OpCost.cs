@@ -47,6 +47,9 @@ public readonly record struct OpCost(string Name, double Flops, double Bytes)
     public static OpCost LinearGeluForward(double m, double n, double k, double x = Float, double w = Float, double y = Float)
         => Of(nameof(Backend.LinearGeluForward), 2 * m * n * k + m * n + GeluFlops * m * n, n, m * k * x + n * k * w + 2 * m * n * y);
 
+    public static OpCost LinearGeluBackward(double m, double n, double k, double dy = Float, double w = Float, double h = Float)
+        => Of(nameof(Backend.LinearGeluBackward), 2 * m * n * k + GeluSlopeFlops * m * k, 0, m * n * dy + n * k * w + 2 * m * k * h);
+
     public static OpCost LinearResidualForward(double m, double n, double k, double x = Float, double w = Float)
         => Of(nameof(Backend.LinearResidualForward), 2 * m * n * k + 4 * m * n, 2 * n + 2 * m * n, m * k * x + n * k * w);
 

@@ -26,6 +26,14 @@ public sealed partial class TimedBackend
             new Shape(x.Shape.Rows, w.Shape.Rows, w.Shape.Cols));
     }
 
+    public override void LinearGeluBackward(Tensor dh, Tensor dy, Tensor w, Tensor h)
+    {
+        long start = Start();
+        inner.LinearGeluBackward(dh, dy, w, h);
+        Stop(start, OpCost.LinearGeluBackward(dy.Shape.Rows, w.Shape.Rows, w.Shape.Cols, Size(dy), Size(w), Size(h)),
+            new Shape(dy.Shape.Rows, w.Shape.Rows, w.Shape.Cols));
+    }
+
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
     {
         long start = Start();

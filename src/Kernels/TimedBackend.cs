@@ -5,7 +5,8 @@ namespace MimEngine.Kernels;
 /// <summary>Time of one kind of call.</summary>
 /// <param name="Cost">Of one call; the name is the operation's.</param>
 /// <param name="Shape">Of what it reads or writes mainly.</param>
-public sealed record OpTime(OpCost Cost, Shape Shape, long Calls, double Seconds)
+/// <param name="Best">Seconds of the shortest call: what others on the machine disturbed least.</param>
+public sealed record OpTime(OpCost Cost, Shape Shape, long Calls, double Seconds, double Best)
 {
     public double GigaFlops => Seconds > 0 ? Cost.Flops * Calls / Seconds / 1e9 : 0;
     public double GigaBytes => Seconds > 0 ? Cost.Bytes * Calls / Seconds / 1e9 : 0;
@@ -19,20 +20,22 @@ public sealed partial class TimedBackend(Backend inner) : Backend
 {
     private sealed class Entry
     {
-        public long Calls, Ticks;
+        public long Calls, Ticks, Least = long.MaxValue;
     }
 
     private readonly Dictionary<(OpCost, Shape), Entry> _entries = [];
 
     /// <summary>What was called since the start or the last <see cref="Clear"/>, the longest first.</summary>
     public IReadOnlyList<OpTime> Times => [.. _entries.Where(e => e.Value.Calls > 0)
-        .Select(e => new OpTime(e.Key.Item1, e.Key.Item2, e.Value.Calls, Stopwatch.GetElapsedTime(0, e.Value.Ticks).TotalSeconds))
+        .Select(e => new OpTime(e.Key.Item1, e.Key.Item2, e.Value.Calls, Seconds(e.Value.Ticks), Seconds(e.Value.Least)))
         .OrderByDescending(t => t.Seconds)];
 
     public void Clear()
     {
-        foreach (Entry e in _entries.Values) (e.Calls, e.Ticks) = (0, 0);
+        foreach (Entry e in _entries.Values) (e.Calls, e.Ticks, e.Least) = (0, 0, long.MaxValue);
     }
+
+    private static double Seconds(long ticks) => Stopwatch.GetElapsedTime(0, ticks).TotalSeconds;
 
     private static long Start() => Stopwatch.GetTimestamp();
 
@@ -43,6 +46,7 @@ public sealed partial class TimedBackend(Backend inner) : Backend
         if (!_entries.TryGetValue((cost, shape), out Entry? e)) _entries[(cost, shape)] = e = new Entry();
         e.Calls++;
         e.Ticks += ticks;
+        e.Least = Math.Min(e.Least, ticks);
     }
 
     /// <summary>The cost of an operation that mostly moves data: the bytes of its operands.</summary>

@@ -77,29 +77,57 @@ public static partial class Ops
         return y;
     }
 
-    private sealed class LinearResidualNode : Node
+    private sealed class LinearResidualNode : ResidualNode
     {
-        private Value _x = null!, _residual = null!;
-        private LinearParams _p = null!;
+        private Value _x = null!;
+
+        public void Set(Value x, LinearParams p, Value residual, Param? gamma, Tensor? rowScale)
+        {
+            _x = x;
+            Set(p, residual, gamma, rowScale);
+        }
+
+        protected override Tensor Input => _x.Data;
+
+        protected override void Product(Tape t, Tensor branch, bool weights)
+            => t.Backend.LinearBackward(t.GradFor(_x), weights ? t.GradFor(Layer.Weight) : Grad.None,
+                weights ? t.GradFor(Layer.Bias) : Grad.None, branch, _x.Data, Layer.Weight.Operand);
+    }
+
+    /// <summary>The end of a residual branch, whatever made the last layer's input.</summary>
+    private abstract class ResidualNode : Node
+    {
+        private Value _residual = null!;
         private Param? _gamma;
         private Tensor? _rowScale;
 
-        public void Set(Value x, LinearParams p, Value residual, Param? gamma, Tensor? rowScale)
-            => (_x, _p, _residual, _gamma, _rowScale) = (x, p, residual, gamma, rowScale);
+        protected LinearParams Layer { get; private set; } = null!;
+
+        protected void Set(LinearParams p, Value residual, Param? gamma, Tensor? rowScale)
+            => (Layer, _residual, _gamma, _rowScale) = (p, residual, gamma, rowScale);
+
+        /// <summary>What the last layer multiplied.</summary>
+        protected abstract Tensor Input { get; }
+
+        /// <summary>The gradient of the branch to the last layer's input and, if asked, to its weight and bias.</summary>
+        protected abstract void Product(Tape t, Tensor branch, bool weights);
+
+        /// <summary>What remains of the branch's backward once the last layer's is done.</summary>
+        protected virtual void Rest(Tape t) { }
 
         public override void Backward(Tape t)
         {
             Tensor dy = t.GradOf(Output);
-            if (_gamma is null && _rowScale is null)
-                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), dy, _x.Data, _p.Weight.Operand);
+            if (_gamma is null && _rowScale is null) Product(t, dy, weights: true);
             else if (_gamma is not { NeedsGrad: true } gamma)
             {
                 Tensor branch = t.Scratch(dy.Shape, t.Backend.Branch);
                 t.Backend.ScaleAddBackward(branch, null, dy, _gamma?.Data, _rowScale);
-                t.Backend.LinearBackward(t.GradFor(_x), t.GradFor(_p.Weight), t.GradFor(_p.Bias), branch, _x.Data, _p.Weight.Operand);
+                Product(t, branch, weights: true);
                 t.Done(branch);
             }
             else LayerScaled(t, dy, gamma);
+            Rest(t);
             t.HandOver(Output, _residual);
         }
 
@@ -108,13 +136,13 @@ public static partial class Ops
         {
             Tensor branch = t.Scratch(dy.Shape, t.Backend.Branch), scaled = _rowScale is null ? dy : t.Scratch(dy.Shape, t.Backend.Branch);
             t.Backend.ScaleAddBackward(branch, _rowScale is null ? null : scaled, dy, gamma.Data, _rowScale);
-            t.Backend.LinearBackward(t.GradFor(_x), Grad.None, Grad.None, branch, _x.Data, _p.Weight.Operand);
+            Product(t, branch, weights: false);
             t.Done(branch);
-            Tensor raw = t.Scratch(_p.Weight.Shape), rawBias = t.Scratch(gamma.Shape);
-            t.Backend.LinearBackward(Grad.None, Grad.Write(raw), Grad.Write(rawBias), scaled, _x.Data, _p.Weight.Operand);
+            Tensor raw = t.Scratch(Layer.Weight.Shape), rawBias = t.Scratch(gamma.Shape);
+            t.Backend.LinearBackward(Grad.None, Grad.Write(raw), Grad.Write(rawBias), scaled, Input, Layer.Weight.Operand);
             if (_rowScale is not null) t.Done(scaled);
-            t.Backend.LayerScaleBackward(t.GradFor(gamma), t.GradFor(_p.Weight), t.GradFor(_p.Bias), raw, rawBias, _p.Weight.Data,
-                _p.Bias?.Data, gamma.Data);
+            t.Backend.LayerScaleBackward(t.GradFor(gamma), t.GradFor(Layer.Weight), t.GradFor(Layer.Bias), raw, rawBias, Layer.Weight.Data,
+                Layer.Bias?.Data, gamma.Data);
             t.Done(raw);
             t.Done(rawBias);
         }

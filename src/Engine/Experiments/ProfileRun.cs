@@ -28,13 +28,14 @@ public sealed record Roofs(double? GigaFlops, double? Bf16GigaFlops, double? Gig
 
 /// <summary>One kind of call in one update.</summary>
 /// <param name="Milliseconds">Of all these calls in one update.</param>
+/// <param name="BestMilliseconds">What they would take if every one were as fast as the fastest.</param>
 /// <param name="Share">Of the update's wall time.</param>
 /// <param name="OfRoof">
 /// The larger of its flops over the flop roof and its bytes over the copy roof; over 1 where operands stay in caches. Products use
 /// the bfloat16 roof when the run does.
 /// </param>
-public sealed record ProfileRow(string Operation, string Shape, double Calls, double Milliseconds, double Share, double GigaFlops,
-    double GigaBytes, double? OfRoof);
+public sealed record ProfileRow(string Operation, string Shape, double Calls, double Milliseconds, double BestMilliseconds, double Share,
+    double GigaFlops, double GigaBytes, double? OfRoof);
 
 /// <summary>Where the time of an update goes.</summary>
 /// <param name="DataWaitMilliseconds">Waited for pictures.</param>
@@ -100,8 +101,8 @@ public static class ProfileRun
     {
         bool halves = precision == Precision.BF16 && t.Cost.Name.StartsWith("Linear", StringComparison.Ordinal) && roofs.Bf16GigaFlops is not null;
         double? flops = t.GigaFlops / (halves ? roofs.Bf16GigaFlops : roofs.GigaFlops), bytes = t.GigaBytes / roofs.GigaBytes;
-        return new(t.Cost.Name, t.Shape.ToString(), (double)t.Calls / updates, t.Seconds / updates * 1e3, t.Seconds / updates / seconds,
-            t.GigaFlops, t.GigaBytes, flops is { } f && bytes is { } b ? Math.Max(f, b) : flops ?? bytes);
+        return new(t.Cost.Name, t.Shape.ToString(), (double)t.Calls / updates, t.Seconds / updates * 1e3, t.Best * t.Calls / updates * 1e3,
+            t.Seconds / updates / seconds, t.GigaFlops, t.GigaBytes, flops is { } f && bytes is { } b ? Math.Max(f, b) : flops ?? bytes);
     }
 
     private static Roofs Measure(Backend backend, int threads, Precision precision)

@@ -54,7 +54,6 @@ public sealed class Block : IStretch<BlockState>
         Value before = x;
         x = t.LinearResidual(t.Attention(h, _heads, bias), _proj, x, _gamma1, state.AttentionDrop);
         state.Watch?.Attended(t, _number, before.Data, h.Data, _heads, bias?.Data, _gamma1?.Data, x.Data);
-        h = t.LinearGelu(t.LayerNorm(x, _norm2, between), _fc1);
-        return t.LinearResidual(h, _fc2, x, _gamma2, state.MlpDrop);
+        return t.Mlp(t.LayerNorm(x, _norm2, between), _fc1, _fc2, x, _gamma2, state.MlpDrop);
     }
 }

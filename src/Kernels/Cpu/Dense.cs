@@ -29,8 +29,28 @@ public sealed unsafe partial class CpuBackend
         SameShape(nameof(LinearGeluForward), y, h);
         p.Finish = Finish.Gelu;
         OneType(nameof(LinearGeluForward), y, h);
-        p.Gelu = (float*)y.Raw;
+        p.Beside = (float*)y.Raw;
         LinearForward(p, h.DType, x, w);
+    }
+
+    public override void LinearGeluBackward(Tensor dh, Tensor dy, Tensor w, Tensor h)
+    {
+        LinearShapes(dy, h, w);
+        SameShape(nameof(LinearGeluBackward), dh, h);
+        OneType(nameof(LinearGeluBackward), dh, h);
+        if (_bf16 == null && (Precision == Precision.BF16 || Stored(dh, dy, w)))
+        {
+            base.LinearGeluBackward(dh, dy, w, h);
+            return;
+        }
+        var p = new Product
+        {
+            M = dy.Shape.Rows, N = w.Shape.Cols, K = w.Shape.Rows, C = (float*)dh.Raw, Finish = Finish.Slope, Beside = (float*)h.Raw,
+        };
+        if (_bf16 != null) MultiplyPairsPlain(p, dh.DType, dy, w);
+        else if (Level == SimdLevel.Vector512) MultiplyPlain<Lanes16>(p, dy.F32, w.F32);
+        else if (Level == SimdLevel.Vector256) MultiplyPlain<Lanes8>(p, dy.F32, w.F32);
+        else MultiplyPlain<Lanes1>(p, dy.F32, w.F32);
     }
 
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
@@ -154,14 +174,6 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
             => new AddRows<TV>(partial + (nint)chunk * cols, x + (nint)first * cols, cols, last - first, false).Run(0, cols, 0);
-    }
-
-    [MethodImpl(MethodImplOptions.NoInlining)]   // inlined into a product's tiles its operations become calls
-    private static void GeluRow<TV>(float* y, float* x, int n) where TV : struct, ILanes<TV>
-    {
-        int i = 0;
-        for (; i <= n - TV.Count; i += TV.Count) VectorMath.Gelu(TV.Load(x + i)).Store(y + i);
-        if (i < n) VectorMath.Gelu(TV.LoadFirst(x + i, n - i)).StoreFirst(y + i, n - i);
     }
 
     public override void ScaleAddForward(Tensor y, Tensor residual, Tensor? gamma, Tensor? rowScale)

@@ -12,6 +12,9 @@ internal enum Finish : byte
     /// <summary>It is kept, and its GELU goes beside it.</summary>
     Gelu,
 
+    /// <summary>It is multiplied by GELU′ of what lies beside it.</summary>
+    Slope,
+
     /// <summary>Scaled by row and column it is added to a residual.</summary>
     Residual,
 }
@@ -46,8 +49,8 @@ internal unsafe struct Product
 
     public Finish Finish;
 
-    /// <summary>(M, N) written with GELU(C).</summary>
-    public float* Gelu;
+    /// <summary>(M, N) of C's type: written with GELU(C), or read for its GELU′.</summary>
+    public float* Beside;
 
     /// <summary>(M, N), may be C, and how the product is scaled before it is added.</summary>
     public float* Residual;
@@ -110,18 +113,6 @@ public sealed unsafe partial class CpuBackend
             TV tail = accumulate ? TV.LoadFirst(sums + j, n) : TV.Zero;
             for (int r = 0; r < rows; r++) tail += TV.LoadFirst(x + r * stride + j, n);
             tail.StoreFirst(sums + j, n);
-        }
-    }
-
-    private const int GeluPanels = 8;   // finished together: runs of 256 numbers and more, still in L2
-
-    /// <summary>The rows' GELU in columns [first, last).</summary>
-    private static void TakeGelu<TV>(in Product p, int firstRow, int lastRow, int first, int last) where TV : struct, ILanes<TV>
-    {
-        for (int r = firstRow; r < lastRow; r++)
-        {
-            nint at = (nint)r * p.N + first;
-            GeluRow<TV>(p.Gelu + at, p.C + at, last - first);
         }
     }
 
@@ -233,9 +224,9 @@ public sealed unsafe partial class CpuBackend
                         t.C = apart ? branch : c;
                         MicroKernels.Run<TV>(t, rows, vectors, false, p.Emitted);
                         if (apart) AddBranch(branch, row, rows, col, cols, starts);
+                        else if (ends && p.Finish == Finish.Gelu) TakeGelu<TV>(c, p.Beside + (nint)row * p.N + col, p.N, rows, cols);
+                        else if (ends && p.Finish == Finish.Slope) TakeSlope<TV>(c, p.Beside + (nint)row * p.N + col, p.N, rows, cols);
                     }
-                    if (p.Finish == Finish.Gelu && ends && ((panel + 1 - firstPanel) % GeluPanels == 0 || panel + 1 == lastPanel))
-                        TakeGelu<TV>(p, firstRow, lastRow, (firstPanel + (panel - firstPanel) / GeluPanels * GeluPanels) * width, col + cols);
                 }
             }
         }

@@ -148,7 +148,7 @@ public sealed unsafe partial class CpuBackend
             new Span<float>(zeros, width).Clear();
             int packFrom = q.InPlace ? firstRow + (lastRow - firstRow) / tileRows * tileRows : firstRow;
             if (packFrom < lastRow) PackA(area, packedRow, packFrom, lastRow - packFrom);
-            bool several = p.Block < p.K, apart = p.Finish == Finish.Residual;
+            bool several = p.Block < p.K, apart = p.Finish == Finish.Residual, curved = p.Finish is Finish.Gelu or Finish.Slope;
             Tile t = default;
             (t.AStep, t.BRow) = (1, width);
             for (int panel = firstPanel; panel < lastPanel; panel++)
@@ -169,7 +169,7 @@ public sealed unsafe partial class CpuBackend
                 {
                     int n = Math.Min(tileRows, lastRow - row);
                     bool inPlace = q.InPlace && n == tileRows, whole = n == tileRows && !apart && (cols == width || q.Code.Dots != null && cols % 16 == 0);
-                    bool rounds = q.HalfC && whole && q.Code.Dots != null && !several && !p.Accumulate, direct = whole && !q.HalfC;
+                    bool rounds = q.HalfC && whole && !curved && q.Code.Dots != null && !several && !p.Accumulate, direct = whole && !q.HalfC;
                     uint* a = inPlace ? (uint*)q.A + (nint)row * (p.K / 2) : area + (row - packFrom) * packedRow;
                     t.ARow = inPlace ? p.K / 2 : packedRow;
                     nint at = (nint)row * p.N + col;
@@ -186,10 +186,14 @@ public sealed unsafe partial class CpuBackend
                         t.Ahead = fetchesA ? (byte*)(a + tileRows * t.ARow) + k / 2 * t.AheadStep : block == 0 ? (byte*)nextB : (byte*)t.B;
                         q.Code.Run(&t, vectors, rounds);
                     }
-                    if (!direct && !rounds) Put(spare, width, row, n, col, cols, apart);
+                    if (curved && q.HalfC) Curve(spare, width, at, n, cols);
+                    else
+                    {
+                        if (!direct && !rounds) Put(spare, width, row, n, col, cols, apart);
+                        if (p.Finish == Finish.Gelu) TakeGelu<Lanes16>(p.C + at, p.Beside + at, p.N, n, cols);
+                        else if (p.Finish == Finish.Slope) TakeSlope<Lanes16>(p.C + at, p.Beside + at, p.N, n, cols);
+                    }
                 }
-                if (p.Finish == Finish.Gelu && ((panel + 1 - firstPanel) % GeluPanels == 0 || panel + 1 == lastPanel))
-                    TakeGelu(firstRow, lastRow, (firstPanel + (panel - firstPanel) / GeluPanels * GeluPanels) * width, col + cols);
             }
         }
 
@@ -226,18 +230,12 @@ public sealed unsafe partial class CpuBackend
             }
         }
 
-        private void TakeGelu(int firstRow, int lastRow, int first, int last)
+        /// <summary>A tile apart whose results are bfloat16: C and its GELU, or the tile times GELU′ of what lies beside C.</summary>
+        private void Curve(float* tile, int width, nint at, int rows, int cols)
         {
-            if (!q.HalfC)
-            {
-                CpuBackend.TakeGelu<Lanes16>(q.P, firstRow, lastRow, first, last);
-                return;
-            }
-            for (int r = firstRow; r < lastRow; r++)
-            {
-                nint at = (nint)r * q.P.N + first;
-                new GeluRows<Lanes16, Bf16Element>((ushort*)q.P.Gelu + at, (ushort*)q.P.C + at).Run(0, last - first, 0);
-            }
+            ushort* c = (ushort*)q.P.C + at, beside = (ushort*)q.P.Beside + at;
+            if (q.P.Finish == Finish.Gelu) TakeGelu(c, beside, q.P.N, tile, width, rows, cols);
+            else TakeSlope(c, beside, q.P.N, tile, width, rows, cols);
         }
     }
 

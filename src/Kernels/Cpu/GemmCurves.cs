@@ -1,0 +1,84 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
+
+namespace MimEngine.Kernels.Cpu;
+
+/// <summary>
+/// GELU and GELU′ of finished tiles, while a tile is in L1. What lies beside it comes from memory: each row asks for the row that the next tile below
+/// will want. Never inlined: in one method with a product's tiles, vector operations become calls.
+/// </summary>
+public sealed unsafe partial class CpuBackend
+{
+    private const int TileBelow = 8;   // rows of the tallest tile
+
+    /// <summary>y = GELU(c); rows of both lie stride apart.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void TakeGelu<TV>(float* c, float* y, nint stride, int rows, int cols) where TV : struct, ILanes<TV>
+    {
+        for (int r = 0; r < rows; r++, c += stride, y += stride)
+        {
+            int j = 0;
+            for (; j <= cols - TV.Count; j += TV.Count)
+            {
+                if (Sse.IsSupported) Sse.Prefetch1(y + TileBelow * stride + j);
+                VectorMath.Gelu(TV.Load(c + j)).Store(y + j);
+            }
+            if (j < cols) VectorMath.Gelu(TV.LoadFirst(c + j, cols - j)).StoreFirst(y + j, cols - j);
+        }
+    }
+
+    /// <summary>c = c ∘ GELU′(h).</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void TakeSlope<TV>(float* c, float* h, nint stride, int rows, int cols) where TV : struct, ILanes<TV>
+    {
+        for (int r = 0; r < rows; r++, c += stride, h += stride)
+        {
+            int j = 0;
+            for (; j <= cols - TV.Count; j += TV.Count)
+            {
+                if (Sse.IsSupported) Sse.Prefetch1(h + TileBelow * stride + j);
+                (TV.Load(c + j) * VectorMath.GeluSlope(TV.Load(h + j))).Store(c + j);
+            }
+            int n = cols - j;
+            if (n > 0) (TV.LoadFirst(c + j, n) * VectorMath.GeluSlope(TV.LoadFirst(h + j, n))).StoreFirst(c + j, n);
+        }
+    }
+
+    /// <summary>c = the tile and y = GELU(tile), both rounded once.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void TakeGelu(ushort* c, ushort* y, nint stride, float* tile, int width, int rows, int cols)
+    {
+        for (int r = 0; r < rows; r++, c += stride, y += stride, tile += width)
+        {
+            int j = 0;
+            for (; j <= cols - 16; j += 16)
+            {
+                if (Sse.IsSupported) Sse.Prefetch1(y + TileBelow * stride + j);
+                Lanes16 h = Lanes16.Load(tile + j);
+                h.Store(c + j);
+                VectorMath.Gelu(h).Store(y + j);
+            }
+            if (j == cols) continue;
+            Lanes16 tail = Lanes16.LoadFirst(tile + j, cols - j);
+            tail.StoreFirst(c + j, cols - j);
+            VectorMath.Gelu(tail).StoreFirst(y + j, cols - j);
+        }
+    }
+
+    /// <summary>c = tile ∘ GELU′(h), rounded once.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void TakeSlope(ushort* c, ushort* h, nint stride, float* tile, int width, int rows, int cols)
+    {
+        for (int r = 0; r < rows; r++, c += stride, h += stride, tile += width)
+        {
+            int j = 0;
+            for (; j <= cols - 16; j += 16)
+            {
+                if (Sse.IsSupported) Sse.Prefetch1(h + TileBelow * stride + j);
+                (Lanes16.Load(tile + j) * VectorMath.GeluSlope(Lanes16.Load(h + j))).Store(c + j);
+            }
+            int n = cols - j;
+            if (n > 0) (Lanes16.LoadFirst(tile + j, n) * VectorMath.GeluSlope(Lanes16.LoadFirst(h + j, n))).StoreFirst(c + j, n);
+        }
+    }
+}
