@@ -143,10 +143,10 @@ public sealed unsafe partial class CpuBackend
         if (dw.Wanted && rounds)
         {
             MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, null, false, g, Rounded(x.F32, x.Count, Bf16OtherSlot), n, k, m);
-            if (sums != null) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m, 1));
+            if (sums != null) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(m, 1));
         }
         else if (dw.Wanted) MultiplyTransposed<TV, TA>(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, g, x.F32, n, k, m);
-        else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(n, k, m, 1));
+        else if (db.Wanted) ColumnSums<TV>(sums, db.Accumulate, dy.F32, m, n, WeightGradient.BlockTokens(m, 1));
     }
 
     private void LinearBackwardPairs(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w)
@@ -156,7 +156,7 @@ public sealed unsafe partial class CpuBackend
             MultiplyPairsPlain(new Product { M = m, N = k, K = n, C = (float*)dx.Into.Raw, Accumulate = dx.Accumulate }, dx.Into.DType, dy, w);
         float* sums = db.Wanted ? db.Into.F32 : null;
         if (dw.Wanted) MultiplyPairsTransposed(dw.Into.F32, dw.Accumulate, sums, db.Accumulate, dy, x, n, k, m);
-        else if (db.Wanted) ColumnSums<Lanes16>(sums, db.Accumulate, Wide(dy, WideHSlot).F32, m, n, WeightGradient.BlockTokens(n, k, m, 1));
+        else if (db.Wanted) ColumnSums<Lanes16>(sums, db.Accumulate, Wide(dy, WideHSlot).F32, m, n, WeightGradient.BlockTokens(m, 1));
     }
 
     /// <summary>sums = Σ over rows of x (+ sums): the order, and so the bits, that the weight gradient gives too.</summary>

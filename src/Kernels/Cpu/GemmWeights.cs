@@ -4,18 +4,16 @@ using MimEngine.Kernels.Cpu.Emitted;
 namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
-/// The weight gradient c = aᵀ·b, small in both extents and long in its sum. A unit of work is a part of c over a range of tokens. It
-/// packs its own tokens block after block, asks for the next block's lines while it multiplies, and never waits for another unit.
-/// Where c alone makes too few units the tokens are cut into ranges whose products are added in range order. Cuts follow from shapes.
+/// The weight gradient c = aᵀ·b, small in both extents and long in its sum. A unit of work is a part of c over all tokens, block after block of
+/// them; in a block come the panels of b, and in a panel the tiles. What the tiles read packed is packed just before: of b one panel, which stays in
+/// L1, of a a strip of tiles while the first panel is multiplied; emitted float32 tiles pack both themselves as they read. Lines are asked for one
+/// panel or strip before, so that little waits in L2. Every number of c is one chain of block sums, whatever the parts: they may follow the threads.
 /// </summary>
 internal unsafe struct WeightGradient
 {
-    private const int PartRows = 384;         // of c in a unit: A's block of 240 tokens takes 369 kB of L2
-    private const int PartCols = 768;         // a unit packs B for its part alone; the wider it is, the more often A is reused
-    private const int LeastUnits = 4, LeastUnitsOfFew = 8, Few = 1 << 16;   // of few sums more can be kept and added
-    private const int LeastTokens = 128;      // of a range: below that, adding the ranges costs more than more units bring
-    private const int LongestBlock = 240;     // steps of the sum: a panel of B takes 46 kB, most of L1
-    private const int NarrowCols = 512;       // rows of b this short lie densely enough in the caches to be multiplied where they are
+    private const int LongestBlock = 200;     // steps of the sum: a panel of B takes 38 kB, most of L1
+    private const int LargestRows = 768;      // of a part: A's block takes 614 kB, most of the smallest L2
+    public const int Strip = 32;              // rows of c whose A is packed together: whole lines of either type
 
     /// <summary>Columns of a, columns of b, rows of both.</summary>
     public int M, N, K;
@@ -27,11 +25,8 @@ internal unsafe struct WeightGradient
     /// <summary>(blocks, M) column sums of a, or null.</summary>
     public float* Sums;
 
-    /// <summary>(ranges, M, N) where the ranges are several.</summary>
-    public float* Partial;
-
-    /// <summary>Tokens of a block, blocks of a range, and counts.</summary>
-    public int Block, RangeBlocks, Blocks, Ranges, RowParts, ColParts, Threads;
+    /// <summary>Tokens of a block; rows and columns of a part; and counts.</summary>
+    public int Block, Blocks, PartRows, PartCols, RowParts, ColParts;
 
     /// <summary>Machine code to prefer to the JIT's, or null.</summary>
     public TileRoutines? Emitted;
@@ -39,40 +34,44 @@ internal unsafe struct WeightGradient
     /// <summary>Tiles of bfloat16 pairs: a step of the sum is two tokens. Null: float32, a token a step.</summary>
     public readonly TileRoutines? Dots;
 
-    public readonly bool BInPlace => N <= NarrowCols && Dots == null;
-
     /// <summary>Steps of the sum that some tokens are.</summary>
     public readonly int Steps(int tokens) => Dots == null ? tokens : Ceiling(tokens, 2);
 
     public readonly byte* AtA(nint token, nint row) => (byte*)A + (token * M + row) * TypeA.Size();
     public readonly byte* AtB(nint token, nint col) => (byte*)B + (token * N + col) * TypeB.Size();
-    public readonly int Units => Ranges * RowParts * ColParts;
+    public readonly int Units => RowParts * ColParts;
 
     public WeightGradient(int m, int n, int k, int threads, TileRoutines? dots)
     {
-        (M, N, K, Threads, Dots) = (m, n, k, threads, dots);
-        Block = BlockTokens(m, n, k, dots == null ? 1 : 2);
+        (M, N, K, Dots) = (m, n, k, dots);
+        Block = BlockTokens(k, dots == null ? 1 : 2);
         Blocks = Ceiling(k, Block);
-        (RowParts, ColParts) = (Ceiling(m, PartRows), Ceiling(n, PartCols));
-        RangeBlocks = Ceiling(Blocks, Math.Min(Blocks, RangesWanted(m, n, k)));
-        Ranges = Ceiling(Blocks, RangeBlocks);
+        Cut(threads);
     }
+
+    /// <summary>Tokens whose products and column sums are one chain: blocks of equal length.</summary>
+    /// <param name="tokensOfStep">1, or 2 where bfloat16 pairs are multiplied.</param>
+    public static int BlockTokens(int k, int tokensOfStep) => Ceiling(Ceiling(k, Ceiling(k, LongestBlock * tokensOfStep)), 8) * 8;
 
     /// <summary>
-    /// Tokens whose products and column sums are one chain: a function of the shape alone. Every range gets as many blocks as the others.
+    /// The cut of c that takes least time: of as many parts as the busiest thread gets, each as long as its tiles and the first ones of every row and
+    /// panel, which read unpacked operands.
     /// </summary>
-    /// <param name="tokensOfStep">1, or 2 where bfloat16 pairs are multiplied.</param>
-    public static int BlockTokens(int m, int n, int k, int tokensOfStep)
+    private void Cut(int threads)
     {
-        int ranges = RangesWanted(m, n, k), blocks = Ceiling(Ceiling(k, LongestBlock * tokensOfStep), ranges) * ranges;
-        return Ceiling(Ceiling(k, blocks), 8) * 8;
+        int least = Ceiling(M, LargestRows), most = Math.Max(least, 4 * threads);
+        double best = double.PositiveInfinity;
+        for (int r = least; r <= most && (r - 1) * Strip < M; r++)
+            for (int c = 1; r * c <= most && (c - 1) * 48 < N; c++)
+            {
+                int rows = Ceiling(Ceiling(M, r), Strip) * Strip, cols = Ceiling(Ceiling(N, c), 48) * 48;
+                int rowParts = Ceiling(M, rows), colParts = Ceiling(N, cols);
+                double time = Ceiling(rowParts * colParts, threads) * (rows + 8.0) * (cols + 24.0);
+                if (time >= best) continue;
+                best = time;
+                (PartRows, PartCols, RowParts, ColParts) = (rows, cols, rowParts, colParts);
+            }
     }
-
-    private static int RangesWanted(int m, int n, int k) => Math.Min(Math.Max(1, k / LeastTokens),
-        Ceiling((long)m * n <= Few ? LeastUnitsOfFew : LeastUnits, Ceiling(m, PartRows) * Ceiling(n, PartCols)));
-
-    /// <summary>First row (or column) of part i of n when an extent is cut into even parts of whole tiles.</summary>
-    public static int PartStart(int extent, int parts, int i) => Math.Min(extent, Ceiling(Ceiling(extent, parts), 48) * 48 * i);
 
     public static int Ceiling(int a, int b) => (a + b - 1) / b;
 }
@@ -96,22 +95,16 @@ public sealed unsafe partial class CpuBackend
         {
             A = a, B = b, TypeA = typeA, TypeB = typeB, C = c, Accumulate = accumulate, Emitted = dots == null ? Emitted : null,
         };
-        nint partial = g.Ranges > 1 ? (nint)g.Ranges * m * n : 0;
-        float* scratch = GemmScratch(partial + (nint)g.Blocks * m);
-        g.Partial = partial == 0 ? null : scratch;
-        g.Sums = sums == null ? null : scratch + partial;
+        g.Sums = sums == null ? null : GemmScratch((nint)g.Blocks * m);
         _rows.For(g.Units, 1, new WeightUnits<TV, TA>(g, NewDesks(GemmDeskSlot, g.Units, AreaFloats<TV, TA>(g))));
         if (sums != null) AddInOrder<TV>(sums, g.Sums, m, g.Blocks, accumulateSums);
-        if (g.Partial != null) AddInOrder<TV>(c, g.Partial, m * n, g.Ranges, accumulate);
     }
 
+    /// <summary>A's panels, a panel of B, and a tile that is cut (or sums nobody wants).</summary>
     private static nint AreaFloats<TV, TA>(in WeightGradient g) where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
-        int width = MicroKernels.Vectors * TV.Count;
-        int rows = WeightGradient.PartStart(g.M, g.RowParts, 1), cols = WeightGradient.PartStart(g.N, g.ColParts, 1);
-        nint a = (nint)Ceiling(rows, 3 * TA.Count) * 3 * (g.Steps(g.Block) * TA.Count + PanelGap);
-        if (g.Dots != null) a += TileCode.Rows * width;   // a cut tile
-        return g.BInPlace ? a : a + (nint)Ceiling(cols, width) * (g.Steps(g.Block) * width + PanelGap);
+        int width = MicroKernels.Vectors * TV.Count, steps = g.Steps(g.Block);
+        return (nint)Ceiling(g.PartRows, TA.Count) * (steps * TA.Count + PanelGap) + steps * width + PanelGap + TileCode.Rows * MicroKernels.Vectors * 16;
     }
 
     private readonly struct WeightUnits<TV, TA>(WeightGradient g, Desks desks) : IRowKernel
@@ -127,51 +120,101 @@ public sealed unsafe partial class CpuBackend
 
         private void Unit(int unit, float* area)
         {
-            int part = unit % (g.RowParts * g.ColParts), range = unit / (g.RowParts * g.ColParts);
-            int rowPart = part / g.ColParts, colPart = part % g.ColParts;
-            int row = WeightGradient.PartStart(g.M, g.RowParts, rowPart), rows = WeightGradient.PartStart(g.M, g.RowParts,
-                rowPart + 1) - row;
-            int col = WeightGradient.PartStart(g.N, g.ColParts, colPart), cols = WeightGradient.PartStart(g.N, g.ColParts,
-                colPart + 1) - col;
-            if (rows <= 0 || cols <= 0) return;
-            int width = MicroKernels.Vectors * TV.Count;
-            nint aPanel = g.Steps(g.Block) * TA.Count + PanelGap, bPanel = g.BInPlace ? width : g.Steps(g.Block) * width + PanelGap;
-            float* packedB = area + Ceiling(rows, 3 * TA.Count) * 3 * aPanel;
-            float* spare = packedB;
-            if (g.Dots != null) packedB += TileCode.Rows * width;
-            float* c = (g.Partial == null ? g.C : g.Partial + (nint)range * g.M * g.N) + (nint)row * g.N + col;
-            int firstBlock = range * g.RangeBlocks, lastBlock = Math.Min(g.Blocks, firstBlock + g.RangeBlocks);
-            for (int block = firstBlock; block < lastBlock; block++)
+            var part = new Part { Row = unit / g.ColParts * g.PartRows, Col = unit % g.ColParts * g.PartCols };
+            (part.Rows, part.Cols) = (Math.Min(g.PartRows, g.M - part.Row), Math.Min(g.PartCols, g.N - part.Col));
+            part.APanel = g.Steps(g.Block) * TA.Count + PanelGap;
+            part.PackedA = area;
+            part.PackedB = area + Ceiling(g.PartRows, TA.Count) * part.APanel;
+            part.Spare = part.PackedB + g.Steps(g.Block) * MicroKernels.Vectors * TV.Count + PanelGap;
+            for (int block = 0; block < g.Blocks; block++)
             {
-                int k = block * g.Block, length = Math.Min(g.Block, g.K - k);
-                float* sums = g.Sums == null || colPart > 0 ? null : g.Sums + (nint)block * g.M + row;
-                byte* a = g.AtA(k, row), b = g.AtB(k, col);
-                if (g.Dots != null)
-                {
-                    PackPairs(g.TypeA, area, aPanel, TileCode.Rows, a, g.M, length, rows, sums);
-                    PackPairs(g.TypeB, packedB, bPanel, width, b, g.N, length, cols, null);
-                }
-                else
-                {
-                    GemmPack.Rows<TA>(area, aPanel, 3 * aPanel, TA.Count, (float*)a, g.M, length, rows, sums);
-                    if (!g.BInPlace) GemmPack.Rows<TV>(packedB, TV.Count, bPanel, width, (float*)b, g.N, length, cols, null);
-                }
-                // The next block of this unit, or the first of the unit that this thread will probably take next.
-                int coming = block + 1 < lastBlock ? unit : unit + g.Threads, parts = g.RowParts * g.ColParts;
-                int token = Math.Min(coming == unit ? k + length : coming / parts * g.RangeBlocks * g.Block, g.K);
-                byte* nextA = g.AtA(token, WeightGradient.PartStart(g.M, g.RowParts, coming % parts / g.ColParts));
-                byte* nextB = g.AtB(token, WeightGradient.PartStart(g.N, g.ColParts, coming % g.ColParts));
-                bool adds = block > firstBlock || (g.Partial == null && g.Accumulate);
-                var next = new Coming { A = nextA, B = nextB, Rows = Math.Min(g.Block, g.K - token) };
-                Tiles(c, rows, cols, area, aPanel, g.BInPlace ? (float*)b : packedB, bPanel, g.Steps(length), adds, next, spare);
+                part.Token = block * g.Block;
+                part.Tokens = Math.Min(g.Block, g.K - part.Token);
+                part.Sums = g.Sums == null || part.Col > 0 ? null : g.Sums + (nint)block * g.M + part.Row;
+                part.Adds = block > 0 || g.Accumulate;
+                Tiles(part);
             }
         }
 
-        /// <summary>The block that comes next: its corner in both matrices, and its tokens.</summary>
-        private struct Coming
+        /// <summary>A unit's place in c, where it packs, and its block of tokens.</summary>
+        private struct Part
         {
-            public byte* A, B;
-            public int Rows;
+            public int Row, Rows, Col, Cols, Token, Tokens;
+            public float* PackedA, PackedB, Spare, Sums;
+            public nint APanel;
+
+            /// <summary>The block is added to what is in c.</summary>
+            public bool Adds;
+        }
+
+        [SkipLocalsInit]
+        private void Tiles(in Part p)
+        {
+            int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
+            float* zeros = stackalloc float[3 * 16];
+            new Span<float>(zeros, 3 * 16).Clear();
+            Tile t = default;
+            (t.K, t.ARow, t.CRow) = (g.Steps(p.Tokens), TA.Count == 1 ? p.APanel : 1, g.N);
+            t.Accumulate = p.Adds;
+            t.Start = zeros;
+            // Emitted float32 tiles pack what whole tiles of whole vectors read, if there is such a tile in the first row and the first panel.
+            bool gathers = g.Emitted != null && p.Rows >= TileCode.Rows && (p.Cols >= width || p.Cols % TV.Count == 0);
+            int whole = gathers ? p.Rows / TileCode.Rows * TileCode.Rows : 0;
+            for (int j = 0; j < p.Cols; j += width)
+            {
+                int n = Math.Min(width, p.Cols - j), vectors = Ceiling(n, TV.Count);
+                t.Tail = n % TV.Count;
+                bool gathersB = gathers && t.Tail == 0;
+                if (!gathersB) PackB(p, j, n);
+                var asks = new Asks(g, p, t.K, j);
+                for (int i = 0; i < p.Rows; i += tileRows)
+                {
+                    if (j == 0 && i >= whole && (i % WeightGradient.Strip == 0 || i == whole)) PackA(p, i);
+                    int rows = Math.Min(tileRows, p.Rows - i);
+                    bool firstA = j == 0 && i < whole, firstB = gathersB && i == 0;
+                    t.CopyA = p.PackedA + i / TA.Count * p.APanel + i % TA.Count;
+                    t.CopyB = p.PackedB;
+                    t.A = firstA ? (float*)g.AtA(p.Token, p.Row + i) : t.CopyA;
+                    t.B = firstB ? (float*)g.AtB(p.Token, p.Col + j) : t.CopyB;
+                    (t.AStep, t.BRow) = (firstA ? g.M : TA.Count, firstB ? g.N : width);
+                    t.C = g.C + (nint)(p.Row + i) * g.N + p.Col + j;
+                    t.Sums = p.Sums == null ? p.Spare : p.Sums + i;
+                    if (g.Dots is { } dots)
+                    {
+                        asks.Next(ref t, i, p.Rows);
+                        Pairs(dots, t, rows, n, p.Spare);
+                    }
+                    else if (gathersB && i < whole)
+                    {
+                        asks.Next(ref t, i, p.Rows);
+                        g.Emitted!.Gather(&t, vectors, firstA, firstB);
+                    }
+                    else
+                    {
+                        t.Ahead = (byte*)t.A;
+                        t.AheadStep = 0;
+                        MicroKernels.Run<TV>(t, rows, vectors, false);
+                    }
+                }
+            }
+        }
+
+        /// <summary>The rest of a strip of rows from the i-th on, and its sums.</summary>
+        private void PackA(in Part p, int i)
+        {
+            int rows = Math.Min((i / WeightGradient.Strip + 1) * WeightGradient.Strip, p.Rows) - i;
+            float* panels = p.PackedA + i / TA.Count * p.APanel, sums = p.Sums == null ? null : p.Sums + i;
+            byte* a = g.AtA(p.Token, p.Row + i);
+            if (g.Dots != null) PackPairs(g.TypeA, panels, p.APanel, TileCode.Rows, a, g.M, p.Tokens, rows, sums);
+            else GemmPack.Rows<TA>(panels, p.APanel, 3 * p.APanel, TA.Count, (float*)a, g.M, p.Tokens, rows, sums);
+        }
+
+        private void PackB(in Part p, int j, int n)
+        {
+            int width = MicroKernels.Vectors * TV.Count;
+            byte* b = g.AtB(p.Token, p.Col + j);
+            if (g.Dots != null) PackPairs(g.TypeB, p.PackedB, 0, width, b, g.N, p.Tokens, n, null);
+            else GemmPack.Rows<TV>(p.PackedB, TV.Count, 0, width, (float*)b, g.N, p.Tokens, n, null);
         }
 
         private static void PackPairs(DType type, float* panels, nint panel, int width, void* x, int xRow, int tokens, int cols, float* sums)
@@ -181,42 +224,61 @@ public sealed unsafe partial class CpuBackend
             else Bf16Pack.InterleavedRows<F32Element>((uint*)panels, panel, width, pairs, x, xRow, tokens, cols, sums);
         }
 
-        /// <summary>One run of the coming block for every tile: where run number <paramref name="at"/> starts. Rows of a block that are whole
-        /// rows of the matrix are contiguous.</summary>
-        private byte* Ahead(in Coming next, int at, int rows, int cols)
+        /// <summary>
+        /// What the tiles of a panel ask for, a line every two steps: while the first panel is multiplied the next lines of a, and with the first tiles of
+        /// every panel the next panel of b, at the end of a block the corner of the next one. A line is a column of rows far apart.
+        /// </summary>
+        private struct Asks
         {
-            int inA = next.Rows * rows, inB = at - inA;
-            return at < inA ? next.A + ((nint)(at / rows) * g.M + at % rows) * g.TypeA.Size()
-                : next.B + ((nint)(inB / cols) * g.N + inB % cols) * g.TypeB.Size();
-        }
+            private readonly byte* _a;
+            private byte* _b, _corner;
+            private readonly nint _aRow, _bRow, _aPiece, _bPiece;
+            private readonly int _aTiles, _bLines;
+            private int _left, _line, _corners;
 
-        /// <summary>One block's tiles; each asks for its share of the next block's rows.</summary>
-        [SkipLocalsInit]
-        private void Tiles(float* c, int rows, int cols, float* a, nint aPanel, float* b, nint bPanel, int length, bool accumulate,
-            in Coming next, float* spare)
-        {
-            int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
-            float* zeros = stackalloc float[3 * 16];
-            new Span<float>(zeros, 3 * 16).Clear();
-            Tile t = default;
-            (t.K, t.ARow, t.AStep, t.BRow, t.CRow) = (length, TA.Count == 1 ? aPanel : 1, TA.Count, g.BInPlace ? g.N : width, g.N);
-            t.Accumulate = accumulate;
-            t.Start = zeros;
-            int wanted = next.Rows * (rows + cols), share = Ceiling(wanted, Ceiling(rows, tileRows) * Ceiling(cols, width)), at = 0;
-            t.AheadStep = Math.Min(64, Ceiling(share * Math.Max(g.TypeA.Size(), g.TypeB.Size()), length));
-            for (int j = 0; j < cols; j += width)
+            /// <summary>Before panel j of a part.</summary>
+            public Asks(in WeightGradient g, in Part p, int steps, int j)
             {
-                int n = Math.Min(width, cols - j), vectors = Ceiling(n, TV.Count);
-                t.Tail = n % TV.Count;
-                t.B = b + j / width * bPanel;
-                for (int i = 0; i < rows; i += tileRows, at += share)
+                int asks = steps / 2, width = MicroKernels.Vectors * 16, aSize = g.TypeA.Size(), bSize = g.TypeB.Size();
+                bool last = j + width >= p.Cols;
+                (_aRow, _bRow) = ((nint)g.M * aSize, (nint)g.N * bSize);
+                (_aPiece, _bPiece) = (asks * _aRow, asks * _bRow);
+                _aTiles = 64 / aSize / TileCode.Rows;
+                _bLines = bSize == 2 ? 2 : 3;
+                _left = p.Tokens / Math.Max(1, asks);
+                _a = j == 0 ? g.AtA(p.Token, p.Row) : null;
+                int next = p.Token + p.Tokens;
+                _b = last ? g.AtB(next, p.Col) : g.AtB(p.Token, p.Col + j + width);
+                _corners = last ? _aTiles : 0;
+                _corner = g.AtA(next, p.Row);
+            }
+
+            /// <summary>For the tile at row i; tiles come in order.</summary>
+            public void Next(ref Tile t, int i, int rows)
+            {
+                t.Ahead = t.Also = (byte*)t.Start;
+                t.AheadStep = t.AlsoStep = 0;
+                int tile = i / TileCode.Rows & (_aTiles - 1);
+                if (_a != null && i + (_aTiles - tile) * TileCode.Rows < rows)
                 {
-                    t.A = a + i / TA.Count * aPanel + i % TA.Count;
-                    t.C = c + (nint)i * g.N + j;
-                    t.Ahead = Ahead(next, at, rows, cols);
-                    if (g.Dots is { } dots) Pairs(dots, t, Math.Min(tileRows, rows - i), n, spare);
-                    else if (g.Emitted is { } emitted && rows - i >= TileCode.Rows && t.Tail == 0) emitted.Across(&t, vectors);
-                    else MicroKernels.Run<TV>(t, Math.Min(tileRows, rows - i), vectors, g.BInPlace);
+                    t.Ahead = _a + (i / (_aTiles * TileCode.Rows) + 1) * 64 + tile * _aPiece;
+                    t.AheadStep = _aRow;
+                }
+                if (_left > 0)
+                {
+                    t.Also = _b + _line * 64;
+                    t.AlsoStep = _bRow;
+                    if (++_line < _bLines) return;
+                    _line = 0;
+                    _left--;
+                    _b += _bPiece;
+                }
+                else if (_corners > 0)
+                {
+                    t.Also = _corner;
+                    t.AlsoStep = _aRow;
+                    _corners--;
+                    _corner += _aPiece;
                 }
             }
         }
@@ -226,7 +288,7 @@ public sealed unsafe partial class CpuBackend
         {
             if (rows == TileCode.Rows && cols % 16 == 0)
             {
-                dots.Across(&t, cols / 16);
+                dots.Gather(&t, cols / 16);
                 return;
             }
             float* c = t.C;
@@ -234,7 +296,7 @@ public sealed unsafe partial class CpuBackend
             if (t.Accumulate) Open(spare, TileCode.Rows, width, c, g.N, rows, cols);
             t.C = spare;
             t.CRow = width;
-            dots.Across(&t, MicroKernels.Vectors);
+            dots.Gather(&t, MicroKernels.Vectors);
             Close(spare, width, c, g.N, rows, cols);
         }
     }

@@ -49,6 +49,18 @@ internal unsafe struct Tile
     /// <summary>Memory that will be wanted soon: every step of k asks L2 for the line at Ahead and moves on AheadStep bytes.</summary>
     public byte* Ahead;
     public nint AheadStep;
+
+    // What follows exists for tiles that gather (TileRoutines.Gather) only; they move on AheadStep bytes every second step, however many.
+
+    /// <summary>A second run of such lines.</summary>
+    public byte* Also;
+    public nint AlsoStep;
+
+    /// <summary>Where the rows of a (eight numbers a step) and of b (a panel's width) are copied while they are read.</summary>
+    public float* CopyA, CopyB;
+
+    /// <summary>Where the sums of a over k go, one for each of the eight.</summary>
+    public float* Sums;
 }
 
 /// <summary>

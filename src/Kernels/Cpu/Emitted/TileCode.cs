@@ -12,7 +12,7 @@ namespace MimEngine.Kernels.Cpu.Emitted;
 /// prefetch in two steps, and none of b, which the processor's own prefetcher follows.
 /// With pairs the operands are bfloat16, two neighbours along k in every 32 bits, and VDPBF16PS adds both products to the float32 sum.
 /// </remarks>
-internal static unsafe class TileCode
+internal static unsafe partial class TileCode
 {
     public const int Rows = 8;
     private const int Line = 64, Unroll = 2;
@@ -32,7 +32,7 @@ internal static unsafe class TileCode
     /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
     private readonly struct Fields
     {
-        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep;
+        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, Also, AlsoStep, CopyA, CopyB, Sums;
 
         public Fields()
         {
@@ -41,6 +41,7 @@ internal static unsafe class TileCode
             (K, A, ARow, AStep) = (At(&t.K), At(&t.A), At(&t.ARow), At(&t.AStep));
             (B, BRow, Start, C, CRow) = (At(&t.B), At(&t.BRow), At(&t.Start), At(&t.C), At(&t.CRow));
             (Accumulate, Ahead, AheadStep) = (At(&t.Accumulate), At(&t.Ahead), At(&t.AheadStep));
+            (Also, AlsoStep, CopyA, CopyB, Sums) = (At(&t.Also), At(&t.AlsoStep), At(&t.CopyA), At(&t.CopyB), At(&t.Sums));
             int At(void* field) => (int)((byte*)field - o);
         }
     }
@@ -86,33 +87,6 @@ internal static unsafe class TileCode
                 };
                 MultiplyRow(c, r, vectors, x, pairs);
             }
-        }
-    }
-
-    /// <summary>A tile whose a is read across: eight neighbours of a step (ARow 1, AStep apart); b's rows are BRow apart.</summary>
-    public static Assembler AcrossRows(int vectors, bool pairs)
-    {
-        Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
-        Fields f = new();
-        (AssemblerRegister64 a, AssemblerRegister64 aStep, AssemblerRegister64 b, AssemblerRegister64 bRow) = (rax, rcx, r8, rdx);
-        Begin(c, f, vectors);
-        c.mov(a, __[rdi + f.A]);
-        c.mov(aStep, __[rdi + f.AStep]);
-        c.shl(aStep, 2);
-        c.mov(b, __[rdi + f.B]);
-        c.mov(bRow, __[rdi + f.BRow]);
-        c.shl(bRow, 2);
-        Loop(c, f, vectors, Step, _ => { });
-        End(c, f, vectors);
-        c.ret();
-        return c;
-
-        void Step(int u)
-        {
-            for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
-            c.add(b, bRow);
-            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)], pairs);
-            c.add(a, aStep);
         }
     }
 
@@ -195,9 +169,10 @@ internal static unsafe class TileCode
         }
     }
 
-    private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a, bool pairs)
+    /// <param name="spares">Registers from 24 on that rows take turns in.</param>
+    private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a, bool pairs, int spares = 5)
     {
-        AssemblerRegisterZMM x = s_zmm[24 + r % 5];
+        AssemblerRegisterZMM x = s_zmm[24 + r % spares];
         c.vbroadcastss(x, a);
         for (int j = 0; j < vectors; j++)
         {

@@ -11,6 +11,8 @@ internal sealed unsafe class TileRoutines
     private readonly nint[] _across = new nint[MicroKernels.Vectors + 1];
     private readonly nint[] _rounded = new nint[MicroKernels.Vectors + 1];
 
+    private readonly nint[] _gather = new nint[4 * (MicroKernels.Vectors + 1)];
+
     private readonly nint _chains;
 
     public TileRoutines(bool pairs)
@@ -20,6 +22,8 @@ internal sealed unsafe class TileRoutines
         {
             _along[v] = code.Add(TileCode.AlongRows(v, pairs));
             _across[v] = code.Add(TileCode.AcrossRows(v, pairs));
+            for (int copies = 0; copies < (pairs ? 1 : 4); copies++)
+                _gather[4 * v + copies] = code.Add(TileCode.Gathering(v, pairs, (copies & 1) != 0, (copies & 2) != 0));
             if (pairs) _rounded[v] = code.Add(TileCode.AlongRows(v, pairs, rounds: true));
         }
         if (pairs) _chains = code.Add(TileCode.DotChains());
@@ -54,4 +58,11 @@ internal sealed unsafe class TileRoutines
 
     /// <summary>Eight neighbours of a read for each k; the vectors whole.</summary>
     public void Across(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_across[vectors])(t);
+
+    /// <summary>
+    /// As <see cref="Across"/>, with two runs of lines asked for; copies a row of a or of b (not of pairs) to CopyA and CopyB as it goes. Sums of a come
+    /// with its copy.
+    /// </summary>
+    public void Gather(Tile* t, int vectors, bool copiesA = false, bool copiesB = false)
+        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_gather[4 * vectors + (copiesA ? 1 : 0) + (copiesB ? 2 : 0)])(t);
 }

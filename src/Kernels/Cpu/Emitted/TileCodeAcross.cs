@@ -1,0 +1,102 @@
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace MimEngine.Kernels.Cpu.Emitted;
+
+/// <summary>Tiles of transposed products: a step of the sum is a row of a as well as of b.</summary>
+internal static unsafe partial class TileCode
+{
+    /// <summary>A tile whose a is read across: eight neighbours of a step (ARow 1, AStep apart); b's rows are BRow apart.</summary>
+    public static Assembler AcrossRows(int vectors, bool pairs)
+    {
+        Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
+        Fields f = new();
+        (AssemblerRegister64 a, AssemblerRegister64 aStep, AssemblerRegister64 b, AssemblerRegister64 bRow) = (rax, rcx, r8, rdx);
+        Begin(c, f, vectors);
+        c.mov(a, __[rdi + f.A]);
+        c.mov(aStep, __[rdi + f.AStep]);
+        c.shl(aStep, 2);
+        c.mov(b, __[rdi + f.B]);
+        c.mov(bRow, __[rdi + f.BRow]);
+        c.shl(bRow, 2);
+        Loop(c, f, vectors, Step, _ => { });
+        End(c, f, vectors);
+        c.ret();
+        return c;
+
+        void Step(int u)
+        {
+            for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
+            c.add(b, bRow);
+            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)], pairs);
+            c.add(a, aStep);
+        }
+    }
+
+    /// <summary>
+    /// A tile of <see cref="AcrossRows"/> that asks for two runs of lines far apart, and copies on its way what it reads where others will read it
+    /// packed: the copy costs three stores a step, which the ports have to spare.
+    /// </summary>
+    /// <param name="copiesA">Rows of a go to CopyA, eight numbers after eight numbers, and their sums to Sums.</param>
+    /// <param name="copiesB">Rows of b go to CopyB, 48 numbers after 48 numbers.</param>
+    public static Assembler Gathering(int vectors, bool pairs, bool copiesA, bool copiesB)
+    {
+        Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
+        Fields f = new();
+        (AssemblerRegister64 a, AssemblerRegister64 aStep, AssemblerRegister64 b, AssemblerRegister64 bRow) = (rax, rcx, r8, rdx);
+        (AssemblerRegister64 copyA, AssemblerRegister64 copyB, AssemblerRegister64 also, AssemblerRegister64 alsoStep) = (rsi, r14, rbp, r15);
+        c.push(r14);
+        c.push(r15);
+        c.push(rbp);
+        Begin(c, f, vectors);
+        c.mov(r11, __[rdi + f.AheadStep]);
+        c.mov(also, __[rdi + f.Also]);
+        c.mov(alsoStep, __[rdi + f.AlsoStep]);
+        c.mov(copyA, __[rdi + f.CopyA]);
+        c.mov(copyB, __[rdi + f.CopyB]);
+        c.mov(a, __[rdi + f.A]);
+        c.mov(aStep, __[rdi + f.AStep]);
+        c.shl(aStep, 2);
+        c.mov(b, __[rdi + f.B]);
+        c.mov(bRow, __[rdi + f.BRow]);
+        c.shl(bRow, 2);
+        if (copiesA) c.vpxord(zmm28, zmm28, zmm28);
+        Loop(c, f, vectors, Step, _ => { });
+        if (copiesA)
+        {
+            c.mov(rax, __[rdi + f.Sums]);
+            c.vmovups(__ymmword_ptr[rax], ymm28);
+        }
+        End(c, f, vectors);
+        c.pop(rbp);
+        c.pop(r15);
+        c.pop(r14);
+        c.ret();
+        return c;
+
+        void Step(int u)
+        {
+            if (u == 0)
+            {
+                c.prefetcht1(__byte_ptr[also]);
+                c.add(also, alsoStep);
+            }
+            for (int j = 0; j < vectors; j++)
+            {
+                c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
+                if (copiesB) c.vmovups(__zmmword_ptr[copyB + j * Line], s_zmm[29 + j]);
+            }
+            c.add(b, bRow);
+            if (copiesB) c.add(copyB, MicroKernels.Vectors * Line);
+            if (copiesA)
+            {
+                c.vmovups(ymm27, __ymmword_ptr[a]);
+                c.vmovups(__ymmword_ptr[copyA], ymm27);
+                c.vaddps(ymm28, ymm28, ymm27);
+                c.add(copyA, Rows * sizeof(float));
+            }
+            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)], pairs, copiesA ? 3 : 5);
+            c.add(a, aStep);
+        }
+    }
+}
