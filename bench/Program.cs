@@ -9,6 +9,7 @@ switch (args)
     case ["encoder", ..]: return EncoderBench.Run(args.AsSpan(1));
     case ["probes", ..]: return ProbeBench.Run(args.AsSpan(1));
     case ["teacher", ..]: return TeacherBench.Run(args.AsSpan(1));
+    case ["rows", ..]: return RowBench.Run(args.AsSpan(1));
     case ["step", ..]: return StepBench.Run(args.AsSpan(1));
     case ["gpu", ..]:
         try { return GpuBench.Run(args.AsSpan(1)); }

@@ -1,0 +1,93 @@
+using System.Diagnostics;
+using MimEngine.Kernels.Cpu;
+
+namespace MimEngine.Bench;
+
+/// <summary>
+/// <c>bench rows [TEXT [ROUNDS [THREADS [memory|cache|both]]]]</c>: the operations that walk along rows. Beyond the caches each stands beside a stream
+/// of the same mixture of reads and writes that computes nothing, and beside the largest copy; in L2 beside TensorPrimitives where it has the same.
+/// In every round everything runs once; <c>bench/pytorch_rows.py</c> prints PyTorch's times of the same shapes.
+/// </summary>
+internal static class RowBench
+{
+    private const int LargeRows = 21_888, SmallRows = 64;   // × 768 floats: 64 MiB and 192 KiB an operand
+
+    private sealed class Lane(RowCase of, Action op, Action? primitives, int calls)
+    {
+        public RowCase Of => of;
+        public List<double> Own { get; } = [];
+        public List<double> Plain { get; } = [];
+        public List<double> Past { get; } = [];
+        public List<double> Primitives { get; } = [];
+
+        public void Round(bool counts, StreamRoof? roof)
+        {
+            long n = of.Floats(LargeRows);
+            double plain = roof?.Seconds(n, of.Mix, past: false) ?? 0, past = roof?.Seconds(n, of.Mix, past: true) ?? 0;
+            double own = Time(op, calls), theirs = primitives == null ? 0 : Time(primitives, calls);
+            if (!counts) return;
+            Own.Add(own);
+            Plain.Add(plain);
+            Past.Add(past);
+            if (primitives != null) Primitives.Add(theirs);
+        }
+
+        private static double Time(Action run, int calls)
+        {
+            long start = Stopwatch.GetTimestamp();
+            for (int i = 0; i < calls; i++) run();
+            return Stopwatch.GetElapsedTime(start).TotalSeconds / calls;
+        }
+    }
+
+    public static int Run(ReadOnlySpan<string> args)
+    {
+        string only = args.Length > 0 ? args[0] : "", where = args.Length > 3 ? args[3] : "both";
+        int rounds = args.Length > 1 ? int.Parse(args[1]) : 9, threads = args.Length > 2 ? int.Parse(args[2]) : 1;
+        RowCase[] cases = [.. RowCase.All.Where(c => c.Name.Contains(only, StringComparison.OrdinalIgnoreCase))];
+        using var backend = new CpuBackend(threads);
+        if (where != "cache") Memory(backend, cases, rounds);
+        if (where != "memory") Cache(backend, cases, rounds);
+        return 0;
+    }
+
+    private static void Memory(CpuBackend backend, RowCase[] cases, int rounds)
+    {
+        using var roof = new StreamRoof(backend.Threads, RowCase.Largest(LargeRows));
+        Console.WriteLine($"{backend.Threads} threads, {backend.Level}, operands of 64 MiB; GB/s count what is read, written, and read because it is going to be written");
+        Console.WriteLine("| operation | MB | ms best | median | GB/s best | stream of the same mix, GB/s | non-temporal, GB/s | share, best/best | median ratio |");
+        Console.WriteLine("|---|---|---|---|---|---|---|---|---|");
+        foreach (RowCase c in cases)
+        {
+            using var memory = new Operands(backend);
+            var lane = new Lane(c, c.Setup(backend, memory, LargeRows), null, 1);
+            for (int r = -2; r < rounds; r++) lane.Round(r >= 0, roof);
+            double bytes = c.Floats(LargeRows) * c.Mix.Bytes(past: false), plain = bytes / lane.Plain.Min() / 1e9,
+                past = c.Floats(LargeRows) * c.Mix.Bytes(past: true) / lane.Past.Min() / 1e9;
+            double[] ratios = [.. lane.Own.Zip(lane.Plain, (own, top) => top / own)];
+            Console.WriteLine($"| {c.Name} | {bytes / 1e6:F0} | {lane.Own.Min() * 1e3:F2} | {Median(lane.Own) * 1e3:F2} | {bytes / lane.Own.Min() / 1e9:F1} | {plain:F1} | "
+                + $"{(c.Mix.Writes > 0 ? $"{past:F1}" : "")} | {lane.Plain.Min() / lane.Own.Min():P1} | {Median(ratios):P1} |");
+        }
+        var copy = new StreamMix(1, 0, 1);
+        double[] times = [.. Enumerable.Range(0, rounds).Select(_ => roof.Seconds(StreamRoof.Granule * 512L, copy, past: true))];
+        Console.WriteLine($"a copy with non-temporal stores: {StreamRoof.Granule * 512L * copy.Bytes(past: true) / times.Min() / 1e9:F1} GB/s");
+    }
+
+    private static void Cache(CpuBackend backend, RowCase[] cases, int rounds)
+    {
+        Console.WriteLine($"{backend.Threads} threads, {backend.Level}, operands of 192 KiB");
+        Console.WriteLine("| operation | us best | median | ns a number | TensorPrimitives, us best | median |");
+        Console.WriteLine("|---|---|---|---|---|---|");
+        foreach (RowCase c in cases)
+        {
+            using var memory = new Operands(backend);
+            using var theirs = new Operands(backend);
+            var lane = new Lane(c, c.Setup(backend, memory, SmallRows), c.Primitives?.Invoke(theirs, SmallRows), 200);
+            for (int r = -3; r < rounds; r++) lane.Round(r >= 0, null);
+            string primitives = lane.Primitives.Count > 0 ? $"{lane.Primitives.Min() * 1e6:F1} | {Median(lane.Primitives) * 1e6:F1}" : " | ";
+            Console.WriteLine($"| {c.Name} | {lane.Own.Min() * 1e6:F1} | {Median(lane.Own) * 1e6:F1} | {lane.Own.Min() * 1e9 / c.Floats(SmallRows):F3} | {primitives} |");
+        }
+    }
+
+    private static double Median(IReadOnlyList<double> values) => values.Order().ElementAt(values.Count / 2);
+}

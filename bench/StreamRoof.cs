@@ -1,0 +1,138 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
+using MimEngine.Kernels.Cpu;
+
+namespace MimEngine.Bench;
+
+/// <summary>How many streams of floats an operation only reads, reads and writes back, and only writes.</summary>
+internal readonly record struct StreamMix(double Reads, double Updates, double Writes)
+{
+    /// <summary>
+    /// Bytes that cross the memory bus a float of a stream. A line that is only written is read first all the same (the core asks to own it), unless
+    /// the store goes past the caches.
+    /// </summary>
+    public double Bytes(bool past) => sizeof(float) * (Reads + 2 * Updates + (past ? 1 : 2) * Writes);
+}
+
+/// <summary>
+/// What memory gives at best for a mixture of reads and writes: as many streams, chunked and threaded as the operations are, 64 bytes at a time, and
+/// nothing computed but one addition a vector.
+/// </summary>
+internal sealed unsafe class StreamRoof : IDisposable
+{
+    /// <summary>Floats of one chunk.</summary>
+    public const int Granule = 32_768;
+
+    private const int Most = 4;
+    private readonly Rows _rows;
+    private readonly HostStorage[] _streams;
+
+    /// <param name="floats">The longest stream asked for.</param>
+    public StreamRoof(int threads, long floats)
+    {
+        _rows = new Rows(threads);
+        _streams = [.. Enumerable.Range(0, Most).Select(_ => new HostStorage(floats * sizeof(float), null, clear: true))];
+    }
+
+    /// <summary>Seconds of one walk along streams of that many floats. Shares of streams (a loss reads the hidden patches only) are walked as far.</summary>
+    /// <param name="past">Write-only streams with non-temporal stores.</param>
+    public double Seconds(long floats, StreamMix mix, bool past)
+    {
+        long start = Stopwatch.GetTimestamp();
+        double longest = Math.Max(mix.Reads, Math.Max(mix.Updates, mix.Writes));
+        if (mix.Reads == Math.Floor(mix.Reads) && mix.Writes == Math.Floor(mix.Writes))
+            Walk(floats, (int)mix.Reads, (int)mix.Updates, (int)mix.Writes, past);
+        else
+        {
+            long both = (long)(Math.Min(mix.Reads / 2, mix.Writes) * floats);   // two reads beside the write as far as they go
+            Walk(both, 2, 0, 1, past);
+            if (mix.Writes * floats > both) Walk((long)(mix.Writes * floats) - both, 0, 0, 1, past);
+            else if (longest * floats > both) Walk((long)(mix.Reads * floats) - 2 * both, 1, 0, 0, past);
+        }
+        return Stopwatch.GetElapsedTime(start).TotalSeconds;
+    }
+
+    private void Walk(long floats, int reads, int updates, int writes, bool past)
+    {
+        float*[] p = new float*[Most];
+        for (int i = 0; i < Most; i++) p[i] = (float*)_streams[i].Address;
+        int chunks = (int)(floats / Granule);
+        if (Simd.Best == SimdLevel.Vector512)
+            _rows.For(chunks, 1, new Streams<Lanes16>(p[0], p[1], p[2], p[3], reads, updates, writes, past));
+        else if (Simd.Best == SimdLevel.Vector256)
+            _rows.For(chunks, 1, new Streams<Lanes8>(p[0], p[1], p[2], p[3], reads, updates, writes, false));
+        else _rows.For(chunks, 1, new Streams<Lanes1>(p[0], p[1], p[2], p[3], reads, updates, writes, false));
+    }
+
+    public void Dispose()
+    {
+        _rows.Dispose();
+        foreach (HostStorage s in _streams) s.Dispose();
+    }
+
+    private readonly struct Streams<TV>(float* a, float* b, float* c, float* d, int reads, int updates, int writes, bool past) : IRowKernel
+        where TV : struct, ILanes<TV>
+    {
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        public void Run(int first, int last, int chunk)
+        {
+            for (long at = (long)first * Granule; at < (long)last * Granule; at += Granule)
+                switch (reads, updates, writes)
+                {
+                    case (1, 0, 0): Read(a + at); break;
+                    case (0, 0, 1): Write(a + at); break;
+                    case (1, 0, 1): Copy(b + at, a + at); break;
+                    case (2, 0, 1): Add(c + at, a + at, b + at); break;
+                    case (1, 3, 0): Update(b + at, c + at, d + at, a + at); break;
+                    default: throw new NotSupportedException($"No stream of {reads} reads, {updates} updates and {writes} writes.");
+                }
+        }
+
+        private static void Read(float* x)
+        {
+            TV s0 = TV.Zero, s1 = TV.Zero, s2 = TV.Zero, s3 = TV.Zero;
+            for (int i = 0; i < Granule; i += 4 * TV.Count)
+            {
+                s0 += TV.Load(x + i);
+                s1 += TV.Load(x + i + TV.Count);
+                s2 += TV.Load(x + i + 2 * TV.Count);
+                s3 += TV.Load(x + i + 3 * TV.Count);
+            }
+            if ((s0 + s1 + (s2 + s3)).Sum() == 1f) x[0] = 1f;   // never: the sum is wanted
+        }
+
+        private void Write(float* y)
+        {
+            for (int i = 0; i < Granule; i += TV.Count) Put(TV.Zero, y + i);
+        }
+
+        private void Copy(float* y, float* x)
+        {
+            for (int i = 0; i < Granule; i += TV.Count) Put(TV.Load(x + i), y + i);
+        }
+
+        private void Add(float* y, float* x, float* z)
+        {
+            for (int i = 0; i < Granule; i += TV.Count) Put(TV.Load(x + i) + TV.Load(z + i), y + i);
+        }
+
+        private static void Update(float* p, float* m, float* v, float* g)
+        {
+            for (int i = 0; i < Granule; i += TV.Count)
+            {
+                TV x = TV.Load(g + i);
+                (TV.Load(p + i) + x).Store(p + i);
+                (TV.Load(m + i) + x).Store(m + i);
+                (TV.Load(v + i) + x).Store(v + i);
+            }
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private void Put(TV v, float* p)
+        {
+            if (past && typeof(TV) == typeof(Lanes16)) Avx512F.StoreAlignedNonTemporal(p, Unsafe.BitCast<TV, Lanes16>(v).V);
+            else v.Store(p);
+        }
+    }
+}
