@@ -54,8 +54,8 @@ internal static class RowBench
     private static void Memory(CpuBackend backend, RowCase[] cases, int rounds)
     {
         using var roof = new StreamRoof(backend.Threads, RowCase.Largest(LargeRows));
-        Console.WriteLine($"{backend.Threads} threads, {backend.Level}, operands of 64 MiB; GB/s count what is read, written, and read because it is going to be written");
-        Console.WriteLine("| operation | MB | ms best | median | GB/s best | stream of the same mix, GB/s | non-temporal, GB/s | share, best/best | median ratio |");
+        Console.WriteLine($"{backend.Threads} threads, {backend.Level}, operands of 64 MiB; bytes are those read, written, and read since they will be written");
+        Console.WriteLine("| operation | MB | ms best | median | GB/s best | stream of the same mix | non-temporal | share, best/best | median ratio |");
         Console.WriteLine("|---|---|---|---|---|---|---|---|---|");
         foreach (RowCase c in cases)
         {
@@ -65,12 +65,13 @@ internal static class RowBench
             double bytes = c.Floats(LargeRows) * c.Mix.Bytes(past: false), plain = bytes / lane.Plain.Min() / 1e9,
                 past = c.Floats(LargeRows) * c.Mix.Bytes(past: true) / lane.Past.Min() / 1e9;
             double[] ratios = [.. lane.Own.Zip(lane.Plain, (own, top) => top / own)];
-            Console.WriteLine($"| {c.Name} | {bytes / 1e6:F0} | {lane.Own.Min() * 1e3:F2} | {Median(lane.Own) * 1e3:F2} | {bytes / lane.Own.Min() / 1e9:F1} | {plain:F1} | "
-                + $"{(c.Mix.Writes > 0 ? $"{past:F1}" : "")} | {lane.Plain.Min() / lane.Own.Min():P1} | {Median(ratios):P1} |");
+            string times = $"{lane.Own.Min() * 1e3:F2} | {Median(lane.Own) * 1e3:F2}", beyond = c.Mix.Writes > 0 ? $"{past:F1}" : "";
+            Console.WriteLine($"| {c.Name} | {bytes / 1e6:F0} | {times} | {bytes / lane.Own.Min() / 1e9:F1} | {plain:F1} | {beyond} | "
+                + $"{lane.Plain.Min() / lane.Own.Min():P1} | {Median(ratios):P1} |");
         }
         var copy = new StreamMix(1, 0, 1);
-        double[] times = [.. Enumerable.Range(0, rounds).Select(_ => roof.Seconds(StreamRoof.Granule * 512L, copy, past: true))];
-        Console.WriteLine($"a copy with non-temporal stores: {StreamRoof.Granule * 512L * copy.Bytes(past: true) / times.Min() / 1e9:F1} GB/s");
+        double[] copies = [.. Enumerable.Range(0, rounds).Select(_ => roof.Seconds(StreamRoof.Granule * 512L, copy, past: true))];
+        Console.WriteLine($"a copy with non-temporal stores: {StreamRoof.Granule * 512L * copy.Bytes(past: true) / copies.Min() / 1e9:F1} GB/s");
     }
 
     private static void Cache(CpuBackend backend, RowCase[] cases, int rounds)
@@ -85,7 +86,8 @@ internal static class RowBench
             var lane = new Lane(c, c.Setup(backend, memory, SmallRows), c.Primitives?.Invoke(theirs, SmallRows), 200);
             for (int r = -3; r < rounds; r++) lane.Round(r >= 0, null);
             string primitives = lane.Primitives.Count > 0 ? $"{lane.Primitives.Min() * 1e6:F1} | {Median(lane.Primitives) * 1e6:F1}" : " | ";
-            Console.WriteLine($"| {c.Name} | {lane.Own.Min() * 1e6:F1} | {Median(lane.Own) * 1e6:F1} | {lane.Own.Min() * 1e9 / c.Floats(SmallRows):F3} | {primitives} |");
+            string own = $"{lane.Own.Min() * 1e6:F1} | {Median(lane.Own) * 1e6:F1} | {lane.Own.Min() * 1e9 / c.Floats(SmallRows):F3}";
+            Console.WriteLine($"| {c.Name} | {own} | {primitives} |");
         }
     }
 

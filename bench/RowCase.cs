@@ -18,12 +18,14 @@ internal sealed record RowCase(string Name, StreamMix Mix, Func<Backend, Operand
     [
         new("LayerNorm forward", new(1, 0, 1), (b, o, rows) =>
         {
-            (Tensor y, Tensor x, Tensor mean, Tensor rstd, Tensor g) = (o.New(rows, Cols), o.New(rows, Cols), o.New(1, rows), o.New(1, rows), o.New(1, Cols));
+            (Tensor y, Tensor x, Tensor mean, Tensor rstd, Tensor g) = (o.New(rows, Cols), o.New(rows, Cols), o.New(1, rows), o.New(1, rows),
+                o.New(1, Cols));
             return () => b.LayerNormForward(y, mean, rstd, x, g, g, 1e-6f);
         }, LayerNorm),
         new("LayerNorm backward", new(2, 0, 1), (b, o, rows) =>
         {
-            (Tensor dx, Tensor x, Tensor dy, Tensor mean, Tensor g) = (o.New(rows, Cols), o.New(rows, Cols), o.New(rows, Cols), o.New(1, rows), o.New(1, Cols));
+            (Tensor dx, Tensor x, Tensor dy, Tensor mean, Tensor g) = (o.New(rows, Cols), o.New(rows, Cols), o.New(rows, Cols),
+                o.New(1, rows), o.New(1, Cols));
             Tensor dg = o.New(1, Cols), db = o.New(1, Cols);
             return () => b.LayerNormBackward(Grad.Write(dx), Grad.Write(dg), Grad.Write(db), dy, x, mean, mean, g);
         }),
@@ -61,9 +63,9 @@ internal sealed record RowCase(string Name, StreamMix Mix, Func<Backend, Operand
         }),
         new("masked pixel loss and its gradient", new(2 * Hidden, 0, 1), (b, o, rows) =>
         {
-            int pictures = rows / 64;   // 8 × 8 patches of 16 × 16 pixels
-            Tensor x = o.New(pictures * 64, Cols), dx = o.New(pictures * 64, Cols), images = o.New(new Shape(pictures, 3, 128, 128), 1);
-            Tensor hidden = o.Hidden(new Shape(pictures, 64)), loss = o.New(1, 1);
+            int side = rows % 144 == 0 ? 192 : 128, patches = side * side / 256, pictures = rows / patches;   // patches of 16 × 16 pixels
+            Tensor x = o.New(rows, Cols), dx = o.New(rows, Cols), images = o.New(new Shape(pictures, 3, side, side), 1);
+            Tensor hidden = o.Hidden(new Shape(pictures, patches)), loss = o.New(1, 1);
             return () => b.MaskedPixelLoss(loss, dx, x, images, hidden, null, 16, PixelOrder.ChannelSlowest, PixelDistance.L1, false, 1e-5f, 1f);
         }),
     ];

@@ -35,7 +35,7 @@ internal sealed unsafe class StreamRoof : IDisposable
         _streams = [.. Enumerable.Range(0, Most).Select(_ => new HostStorage(floats * sizeof(float), null, clear: true))];
     }
 
-    /// <summary>Seconds of one walk along streams of that many floats. Shares of streams (a loss reads the hidden patches only) are walked as far.</summary>
+    /// <summary>Seconds of one walk along streams of that many floats; of shares of streams (a loss reads hidden patches only) as far as they go.</summary>
     /// <param name="past">Write-only streams with non-temporal stores.</param>
     public double Seconds(long floats, StreamMix mix, bool past)
     {

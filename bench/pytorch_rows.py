@@ -47,15 +47,16 @@ def cases(rows):
         F.cross_entropy(logits, targets).backward()
 
     found["cross-entropy and its gradient"] = cross_entropy
-    pictures = max(1, rows // 64)
-    prediction = (torch.rand(pictures * 64, COLS) - 0.5).requires_grad_()
-    images = torch.rand(pictures, 3, 128, 128)
-    hidden = (torch.rand(pictures, 8, 8) < 0.6).float()
+    side = 12 if rows % 144 == 0 else 8   # patches of 16 x 16 pixels a picture's side
+    pictures = rows // side**2
+    prediction = (torch.rand(rows, COLS) - 0.5).requires_grad_()
+    images = torch.rand(pictures, 3, 16 * side, 16 * side)
+    hidden = (torch.rand(pictures, side, side) < 0.6).float()
 
     def masked_loss():
         prediction.grad = None
         mask = hidden.repeat_interleave(16, 1).repeat_interleave(16, 2).unsqueeze(1)
-        drawn = F.pixel_shuffle(prediction.view(pictures, 8, 8, COLS).permute(0, 3, 1, 2), 16)
+        drawn = F.pixel_shuffle(prediction.view(pictures, side, side, COLS).permute(0, 3, 1, 2), 16)
         ((F.l1_loss(images, drawn, reduction="none") * mask).sum() / (mask.sum() + 1e-5) / 3).backward()
 
     found["masked pixel loss and its gradient"] = masked_loss

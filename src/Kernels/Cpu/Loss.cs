@@ -93,7 +93,7 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            int across = width / patch, length = height / patch * across, size = 3 * patch * patch;
+            int size = 3 * patch * patch;
             float* target = work + (interleaved ? 6L : 2L) * patch * chunk, w = target + (interleaved ? 3 : 1) * patch;
             double sum = 0;
             for (int row = first; row < last; row++)
@@ -104,25 +104,61 @@ public sealed unsafe partial class CpuBackend
                     if (dx != null) Lines<TV>.Set(dx, 0f, size);
                     continue;
                 }
-                int b = row / length, top = row % length / across * patch, left = row % length % across * patch;
-                float* pixels = images + (long)b * 3 * height * width + (long)top * width + left;
-                for (int dy = 0; dy < patch; dy++, pixels += width)
-                {
-                    if (weights != null && (dy == 0 || (top + dy) % (height / cellRows) == 0))
-                        SpreadWeights(w, weights + (long)b * cellRows * cellCols, top + dy, left);
-                    if (interleaved)
-                    {
-                        for (int c = 0; c < 3; c++)
-                            for (int i = 0; i < patch; i++) target[3 * i + c] = pixels[(long)c * height * width + i];
-                        sum += Line(dx, x, target, w, 3 * patch * dy, 3 * patch);
-                        continue;
-                    }
-                    for (int c = 0; c < 3; c++)
-                        sum += Line(dx, x, pixels + (long)c * height * width, w, (c * patch + dy) * patch, patch);
-                }
+                int next = row + 1;
+                while (next < last && hidden[next] == 0) next++;
+                sum += Patch(dx, x, row, next < last ? next : row, target, w);
             }
             partial[chunk] = sum;
         }
+
+        /// <summary>
+        /// One hidden patch. Asks for the lines of the one that will be next: they lie a picture's width apart, where the processor does not look ahead
+        /// by itself.
+        /// </summary>
+        private float Patch(float* dx, float* x, int row, int next, float* target, float* w)
+        {
+            int across = width / patch, length = height / patch * across, cellHeight = height / cellRows;
+            int b = row / length, top = row % length / across * patch, left = row % length % across * patch;
+            float* pixels = Pixels(row, across, length), soon = Pixels(next, across, length), xSoon = x + (long)(next - row) * 3 * patch * patch;
+            bool whole = !interleaved && patch % TV.Count == 0;
+            long plane = (long)height * width;
+            TV sum = TV.Zero, f = TV.All(factor), one = TV.All(1f);
+            for (int dy = 0; dy < patch; dy++, pixels += width, soon += width)
+            {
+                if (weights != null && (dy == 0 || (top + dy) % cellHeight == 0))
+                    SpreadWeights(w, weights + (long)b * cellRows * cellCols, top + dy, left);
+                if (interleaved)
+                    for (int c = 0; c < 3; c++)
+                        for (int i = 0; i < patch; i++) target[3 * i + c] = pixels[c * plane + i];
+                if (!whole)
+                {
+                    if (interleaved) sum = Line(dx, x, target, w, 3 * patch * dy, 3 * patch, sum);
+                    else
+                        for (int c = 0; c < 3; c++) sum = Line(dx, x, pixels + c * plane, w, (c * patch + dy) * patch, patch, sum);
+                    continue;
+                }
+                for (int c = 0; c < 3; c++)
+                    for (int i = 0; i < patch; i += TV.Count)
+                    {
+                        int at = (c * patch + dy) * patch + i;
+                        Lines<TV>.Ask(soon + c * plane + i);
+                        Lines<TV>.Ask(xSoon + at);
+                        TV d = TV.Load(x + at) - TV.Load(pixels + c * plane + i), weight = weights == null ? one : TV.Load(w + i);
+                        sum = TV.MulAdd(weight, squared ? d * d : TV.Abs(d), sum);
+                        if (dx != null) Slope(d, weight * f).Store(dx + at);
+                    }
+            }
+            return sum.Sum();
+        }
+
+        /// <summary>The gradient of weight·|d| or weight·d², given factor·weight.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private TV Slope(TV d, TV slope)
+            => squared ? slope * (d + d) : TV.Where(d, TV.Zero, slope, TV.Where(TV.Zero, d, TV.Zero - slope, TV.Zero));
+
+        /// <summary>The first pixel of a patch.</summary>
+        private float* Pixels(int row, int across, int length)
+            => images + (long)(row / length) * 3 * height * width + (long)(row % length / across) * patch * width + row % length % across * patch;
 
         /// <summary>The weight of each number of a run in image row <paramref name="y"/>.</summary>
         private void SpreadWeights(float* w, float* cells, int y, int left)
@@ -133,22 +169,19 @@ public sealed unsafe partial class CpuBackend
                 for (int c = 0; c < repeat; c++) w[repeat * i + c] = line[Math.Min((left + i) / cellWidth, cellCols - 1)];
         }
 
-        /// <summary>Loss of n numbers from <paramref name="at"/> on in the patch; target and w start at the run.</summary>
-        private float Line(float* dx, float* x, float* target, float* w, int at, int n)
+        /// <summary>Adds the loss of n numbers from <paramref name="at"/> on in the patch; target and w start at the run.</summary>
+        private TV Line(float* dx, float* x, float* target, float* w, int at, int n, TV sum)
         {
-            TV sum = TV.Zero, f = TV.All(factor), two = TV.All(2f);
+            TV f = TV.All(factor);
             for (int i = 0; i < n; i += TV.Count)
             {
                 int left = n - i;
                 TV d = Lines<TV>.Load(x + at + i, left) - Lines<TV>.Load(target + i, left);
                 TV weight = weights == null ? TV.All(1f) : Lines<TV>.Load(w + i, left);
                 sum = TV.MulAdd(weight, squared ? d * d : TV.Abs(d), sum);   // past the end d is 0
-                if (dx == null) continue;
-                TV slope = weight * f;
-                slope = squared ? slope * (two * d) : TV.Where(d, TV.Zero, slope, TV.Where(TV.Zero, d, TV.Zero - slope, TV.Zero));
-                Lines<TV>.Store(slope, dx + at + i, left);
+                if (dx != null) Lines<TV>.Store(Slope(d, weight * f), dx + at + i, left);
             }
-            return sum.Sum();
+            return sum;
         }
     }
 
@@ -188,26 +221,49 @@ public sealed unsafe partial class CpuBackend
                 return;
             }
             double total = 0;
-            float* e = work + (long)chunk * cols;   // exp(logit − max) of one row
+            float largest = Lines<TV>.Largest(logits + (long)first * cols, cols);
             for (int row = first; row < last; row++)
             {
-                float* x = logits + (long)row * cols, t = targets + (long)row * cols;
-                float max = Lines<TV>.Largest(x, cols), sum = Lines<TV>.ExpMinus(e, x, max, cols), mass = Lines<TV>.Sum(t, cols);
-                // −Σ t·(x − lse), the largest logit taken out first so that large logits cost no digits.
-                TV dot = TV.Zero, m = TV.All(max);
-                for (int i = 0; i < cols; i += TV.Count)   // past the end t is 0
-                    dot = TV.MulAdd(Lines<TV>.Load(t + i, cols - i), Lines<TV>.Load(x + i, cols - i) - m, dot);
-                total += mass * Math.Log(sum) - dot.Sum();
-                if (dlogits == null) continue;
-                TV share = TV.All(mass / sum * factor), f = TV.All(-factor);
-                for (int i = 0; i < cols; i += TV.Count)
-                {
-                    int n = cols - i;
-                    TV d = TV.MulAdd(share, Lines<TV>.Load(e + i, n), f * Lines<TV>.Load(t + i, n));
-                    Lines<TV>.Store(d, dlogits + (long)row * cols + i, n);
-                }
+                long at = (long)row * cols;
+                float* x = logits + at, t = targets + at, e = dlogits == null ? work + (long)chunk * cols : dlogits + at;
+                (float sum, float mass, float dot) = Sums(e, x, t, row + 1 < last ? x + cols : x, ref largest);
+                total += mass * Math.Log(sum) - dot;
+                if (dlogits != null) Slopes(e, t, mass / sum * factor);
             }
             partial[chunk] = total;
+        }
+
+        /// <summary>
+        /// e = exp(x − largest), Σ e, Σ t and Σ t·(x − largest): −Σ t·(x − lse) with the largest logit taken out first, so that large logits cost no
+        /// digits. On the same walk the largest of the next row, so that memory is read while exponentials are computed.
+        /// </summary>
+        private (float Sum, float Mass, float Dot) Sums(float* e, float* x, float* t, float* next, ref float largest)
+        {
+            TV m = TV.All(largest), sum = TV.Zero, mass = TV.Zero, dot = TV.Zero, most = TV.Load(next);
+            int i = 0;
+            for (; i <= cols - TV.Count; i += TV.Count)
+            {
+                TV a = TV.Load(x + i) - m, target = TV.Load(t + i), v = VectorMath.ExpDown(a);
+                most = TV.Max(most, TV.Load(next + i));
+                v.Store(e + i);
+                (sum, mass, dot) = (sum + v, mass + target, TV.MulAdd(target, a, dot));
+            }
+            largest = TV.Max(most, TV.Load(next + cols - TV.Count)).Largest();   // before the end is written: e may be next
+            int n = cols - i;
+            if (n == 0) return (sum.Sum(), mass.Sum(), dot.Sum());
+            TV rest = TV.LoadFirst(x + i, n) - m, last = TV.LoadFirst(t + i, n);
+            VectorMath.ExpDown(rest).StoreFirst(e + i, n);   // past the end t is 0, but e is not: what was stored is added
+            return (sum.Sum() + TV.LoadFirst(e + i, n).Sum(), (mass + last).Sum(), TV.MulAdd(last, rest, dot).Sum());
+        }
+
+        /// <summary>dx = share·e − factor·t, in place of e.</summary>
+        private void Slopes(float* e, float* t, float share)
+        {
+            TV s = TV.All(share), f = TV.All(-factor);
+            int i = 0;
+            for (; i <= cols - TV.Count; i += TV.Count) TV.MulAdd(s, TV.Load(e + i), f * TV.Load(t + i)).Store(e + i);
+            int n = cols - i;
+            if (n > 0) TV.MulAdd(s, TV.LoadFirst(e + i, n), f * TV.LoadFirst(t + i, n)).StoreFirst(e + i, n);
         }
 
         /// <summary>Rows of one vector at most: nothing leaves the registers, which is most of the time of ten classes.</summary>

@@ -28,6 +28,7 @@ public sealed unsafe partial class CpuBackend
                 nint at = (nint)row * cols;
                 float* px = x + at;
                 (float m, float variance) = Lines<TV>.Moments(px, cols);
+                Lines<TV>.Ask(px + cols, cols * sizeof(float));
                 float r = 1f / MathF.Sqrt(variance + eps);
                 mean[row] = m;
                 rstd[row] = r;
@@ -96,53 +97,79 @@ public sealed unsafe partial class CpuBackend
         {
             float* dgamma = partial + 2L * chunk * cols, dbeta = dgamma + cols;
             if (partial != null) Lines<TV>.Set(dgamma, 0f, 2 * cols);
-            for (int row = first; row < last; row++)
+            (float G, float H) means = Open(dgamma, dbeta, first);
+            bool together = dx != null && partial != null && cols % TV.Count == 0;
+            for (int row = first + 1; row < last; row++)
             {
-                nint at = (nint)row * cols;
-                Row(dx == null ? null : dx + at, dgamma, dbeta, TE.At(dy, at), x + at, TV.All(mean[row]), TV.All(rstd[row]));
+                if (together) means = CloseAndOpen(dgamma, dbeta, row, means);
+                else
+                {
+                    if (dx != null) Close(row - 1, means);
+                    means = Open(dgamma, dbeta, row);
+                }
+            }
+            if (dx != null) Close(last - 1, means);
+        }
+
+        /// <summary>Adds dy·x̂ and dy of a row to the chunk's sums; returns mean(g) and mean(g·x̂), g = dy·γ.</summary>
+        private (float G, float H) Open(float* dgamma, float* dbeta, int row)
+        {
+            nint at = (nint)row * cols;
+            float* xRow = x + at;
+            void* dyRow = TE.At(dy, at);
+            TV m = TV.All(mean[row]), r = TV.All(rstd[row]), g0 = TV.Zero, h0 = TV.Zero;
+            for (int i = 0; i < cols; i += TV.Count)   // past the end dy and so g are 0: x̂ there does not matter
+            {
+                int n = cols - i;
+                TV d = Lines<TV>.Load<TE>(dyRow, i, n), centred = (Lines<TV>.Load(xRow + i, n) - m) * r, g = d * Lines<TV>.Load(gamma + i, n);
+                g0 += g;
+                h0 = TV.MulAdd(g, centred, h0);
+                if (partial == null) continue;
+                Lines<TV>.Store(TV.MulAdd(d, centred, Lines<TV>.Load(dgamma + i, n)), dgamma + i, n);
+                Lines<TV>.Store(Lines<TV>.Load(dbeta + i, n) + d, dbeta + i, n);
+            }
+            return (g0.Sum() / cols, h0.Sum() / cols);
+        }
+
+        /// <summary>dx of a row.</summary>
+        private void Close(int row, (float G, float H) means)
+        {
+            nint at = (nint)row * cols;
+            float* xRow = x + at, dxRow = dx + at;
+            void* dyRow = TE.At(dy, at);
+            TV m = TV.All(mean[row]), r = TV.All(rstd[row]), meanG = TV.All(means.G), meanH = TV.All(means.H);
+            for (int i = 0; i < cols; i += TV.Count)
+            {
+                int n = cols - i;
+                TV v = Slope(Lines<TV>.Load<TE>(dyRow, i, n) * Lines<TV>.Load(gamma + i, n), (Lines<TV>.Load(xRow + i, n) - m) * r, r, meanG, meanH);
+                Lines<TV>.Store(accumulate ? v + Lines<TV>.Load(dxRow + i, n) : v, dxRow + i, n);
             }
         }
 
         /// <summary>
-        /// One pass adds dy·x̂ and dy to the chunk's sums and takes mean(g) and mean(g·x̂); a second one, over lines in L1, makes dx. Where a tail is
-        /// loaded, g is 0 past the end, so x̂ there does not matter.
+        /// Closes the row before, whose lines are in L1, on the same walk that opens this one: memory is read all the time, and nobody waits for
+        /// the sums across a vector. The bits are those of one after the other.
         /// </summary>
-        private void Row(float* dxRow, float* dgamma, float* dbeta, void* dyRow, float* xRow, TV m, TV r)
+        private (float G, float H) CloseAndOpen(float* dgamma, float* dbeta, int row, (float G, float H) means)
         {
-            int whole = cols / TV.Count * TV.Count, rest = cols - whole;
-            TV g0 = TV.Zero, h0 = TV.Zero;
-            for (int i = 0; i < whole; i += TV.Count)
+            nint at = (nint)row * cols;
+            float* xRow = x + at, dxRow = dx + at;
+            void* dyRow = TE.At(dy, at);
+            TV m = TV.All(mean[row]), r = TV.All(rstd[row]), mBefore = TV.All(mean[row - 1]), rBefore = TV.All(rstd[row - 1]);
+            TV meanG = TV.All(means.G), meanH = TV.All(means.H), g0 = TV.Zero, h0 = TV.Zero;
+            for (int i = 0; i < cols; i += TV.Count)
             {
-                TV d = TE.Load<TV>(dyRow, i), centred = (TV.Load(xRow + i) - m) * r, g = d * TV.Load(gamma + i);
+                int before = i - cols;
+                Lines<TV>.Ask(dxRow + i + 512);
+                TV w = TV.Load(gamma + i), d = TE.Load<TV>(dyRow, i), centred = (TV.Load(xRow + i) - m) * r, g = d * w;
                 g0 += g;
                 h0 = TV.MulAdd(g, centred, h0);
-                if (partial == null) continue;
                 TV.MulAdd(d, centred, TV.Load(dgamma + i)).Store(dgamma + i);
                 (TV.Load(dbeta + i) + d).Store(dbeta + i);
+                TV v = Slope(TE.Load<TV>(dyRow, before) * w, (TV.Load(xRow + before) - mBefore) * rBefore, rBefore, meanG, meanH);
+                (accumulate ? v + TV.Load(dxRow + before) : v).Store(dxRow + before);
             }
-            if (rest > 0)
-            {
-                TV d = TE.LoadFirst<TV>(dyRow, whole, rest), centred = (TV.LoadFirst(xRow + whole, rest) - m) * r;
-                TV g = d * TV.LoadFirst(gamma + whole, rest);
-                g0 += g;
-                h0 = TV.MulAdd(g, centred, h0);
-                if (partial != null)
-                {
-                    TV.MulAdd(d, centred, TV.LoadFirst(dgamma + whole, rest)).StoreFirst(dgamma + whole, rest);
-                    (TV.LoadFirst(dbeta + whole, rest) + d).StoreFirst(dbeta + whole, rest);
-                }
-            }
-            if (dxRow == null) return;
-            TV meanG = TV.All(g0.Sum() / cols), meanH = TV.All(h0.Sum() / cols);
-            for (int i = 0; i < whole; i += TV.Count)
-            {
-                TV v = Slope(TE.Load<TV>(dyRow, i) * TV.Load(gamma + i), (TV.Load(xRow + i) - m) * r, r, meanG, meanH);
-                (accumulate ? v + TV.Load(dxRow + i) : v).Store(dxRow + i);
-            }
-            if (rest == 0) return;
-            TV tail = Slope(TE.LoadFirst<TV>(dyRow, whole, rest) * TV.LoadFirst(gamma + whole, rest), (TV.LoadFirst(xRow + whole, rest) - m) * r, r,
-                meanG, meanH);
-            (accumulate ? tail + TV.LoadFirst(dxRow + whole, rest) : tail).StoreFirst(dxRow + whole, rest);
+            return (g0.Sum() / cols, h0.Sum() / cols);
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -165,10 +192,11 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
+            float largest = Lines<TV>.Largest(x + (long)first * cols, cols);
             for (int row = first; row < last; row++)
             {
                 float* px = x + (long)row * cols, py = y + (long)row * cols;
-                float sum = Lines<TV>.ExpMinus(py, px, Lines<TV>.Largest(px, cols), cols);
+                float sum = Lines<TV>.ExpMinus(py, px, largest, row + 1 < last ? px + cols : px, out largest, cols);
                 Lines<TV>.Scale(py, py, 1f / sum, accumulate: false, cols);
             }
         }
@@ -198,6 +226,8 @@ public sealed unsafe partial class CpuBackend
             {
                 long at = (long)row * cols;
                 TV dot = TV.All(Lines<TV>.Dot(dy + at, y + at, cols));
+                Lines<TV>.Ask(dy + at + cols, cols * sizeof(float));
+                Lines<TV>.Ask(y + at + cols, cols * sizeof(float));
                 for (int i = 0; i < cols; i += TV.Count)
                 {
                     int n = cols - i;

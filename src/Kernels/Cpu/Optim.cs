@@ -125,20 +125,35 @@ public sealed unsafe partial class CpuBackend
                 TV step = TV.All((float)(-s.LearningRate / (1 - Math.Pow(beta1, s.Step))));
                 TV unbias = TV.All((float)(1 / Math.Sqrt(1 - Math.Pow(beta2, s.Step))));
                 float* pp = p + at, pm = m + at, pv = v + at, pg = gradient + at;
-                for (; i < n; i += TV.Count)
+                for (; i <= n - TV.Count; i += TV.Count)
                 {
-                    int left = n - i;
-                    TV g = scale * Lines<TV>.Load(pg + i, left);
-                    TV mean = TV.MulAdd(b1, Lines<TV>.Load(pm + i, left), rest1 * g);
-                    TV square = TV.MulAdd(b2, Lines<TV>.Load(pv + i, left), rest2 * g * g);
-                    TV update = step * mean / TV.MulAdd(TV.Sqrt(square), unbias, e);
-                    Lines<TV>.Store(mean, pm + i, left);
-                    Lines<TV>.Store(square, pv + i, left);
-                    TV now = TV.MulAdd(keep, Lines<TV>.Load(pp + i, left), update);
-                    Lines<TV>.Store(now, pp + i, left);
-                    if (copy != null) Lines<TV>.Store<Bf16Element>(now, copy, (nint)at + i, left);
+                    TV mean = TV.Load(pm + i), square = TV.Load(pv + i), own = TV.Load(pp + i);
+                    TV update = Update(scale * TV.Load(pg + i), ref mean, ref square, b1, rest1, b2, rest2, step, unbias, e);
+                    mean.Store(pm + i);
+                    square.Store(pv + i);
+                    TV now = TV.MulAdd(keep, own, update);
+                    now.Store(pp + i);
+                    if (copy != null) now.Store(copy + at + i);
                 }
+                int left = n - i;
+                if (left == 0) continue;
+                TV lastMean = TV.LoadFirst(pm + i, left), lastSquare = TV.LoadFirst(pv + i, left);
+                TV lastUpdate = Update(scale * TV.LoadFirst(pg + i, left), ref lastMean, ref lastSquare, b1, rest1, b2, rest2, step, unbias, e);
+                lastMean.StoreFirst(pm + i, left);
+                lastSquare.StoreFirst(pv + i, left);
+                TV lastNow = TV.MulAdd(keep, TV.LoadFirst(pp + i, left), lastUpdate);
+                lastNow.StoreFirst(pp + i, left);
+                if (copy != null) lastNow.StoreFirst(copy + at + i, left);
             }
+        }
+
+        /// <summary>Moves both moments on; returns what is added to the kept parameter.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static TV Update(TV g, ref TV mean, ref TV square, TV b1, TV rest1, TV b2, TV rest2, TV step, TV unbias, TV eps)
+        {
+            mean = TV.MulAdd(b1, mean, rest1 * g);
+            square = TV.MulAdd(b2, square, rest2 * g * g);
+            return step * mean / TV.MulAdd(TV.Sqrt(square), unbias, eps);
         }
     }
 
