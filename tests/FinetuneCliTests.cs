@@ -116,10 +116,29 @@ public class FinetuneCliTests
         Works(Small("mae", "tuned"));
         string output = Works("probe", "--run", In("tuned"), "--only", "knn");
         Assert.That(output, Does.Contain("finetuned, step 12").And.Contain("k-NN k=20"));
+        Assert.That(Works("analyze", "--run", In("tuned"), "--count", "16"),
+            Does.Contain("finetuned, step 12: attention on 16 pictures").And.Contain("entropy of [cls]"));
+        Assert.That(Directory.GetFiles(In("tuned/analysis"), "attention-*"), Has.Length.EqualTo(2), "JSON and one picture");
+        Assert.That(Works("embed", "--run", In("tuned"), "--out", In("features"), "--pooling", "cls", "--split", "test"),
+            Does.Contain("features.npy (2000, 64)").And.Contain("block 2, without the final norm"), "fine-tuned networks have a norm of the mean instead");
         Works("export", "--run", In("tuned"), "--out", In("exported"));
         Assert.That(Works("finetune", "--run", In("tuned"), "--batch", "16", "--set", "loop.steps=2", "--pixels", "48", "--out", In("again")),
             Does.Contain("pos_embed: 8 × 8 → 12 × 12 patches, bicubic"));
     }
+
+    [Test]
+    public void In_bfloat16_it_trains_as_in_float32_within_its_rounding()
+    {
+        string output = Works([.. Small("mae", "half"), "--precision", "bf16"]);
+        Assert.That(output, Does.Contain("products in bf16").Or.Contain("bfloat16"), "the device says what multiplies");
+        Works(Small("mae", "full"));
+        double[] half = Losses("half"), full = Losses("full");
+        Assert.That(half, Has.Length.EqualTo(full.Length).And.Not.EqualTo(full), "float32 would be a quiet detour");
+        for (int i = 0; i < half.Length; i++) Assert.That(half[i], Is.EqualTo(full[i]).Within(0.01 * full[i]), $"line {i}");
+    }
+
+    private double[] Losses(string run) =>
+        [.. File.ReadLines(In(run + "/metrics.jsonl")).Select(l => JsonDocument.Parse(l).RootElement.GetProperty("loss").GetDouble())];
 
     [Test]
     public void Wrong_words_are_told_in_one_sentence()
