@@ -139,6 +139,7 @@ public class CliTests
     [TestCase(2, "known are fast, orb, sift.", "--set", "terms.0.weighting.detector=superpoint")]
     [TestCase(2, "optim.clipNorm: a number is expected.", "--set", "optim.clipNorm=yes")]
     [TestCase(2, "optim.clipEachPass: true or false is expected.", "--set", "optim.clipEachPass=1")]
+    [TestCase(2, "terms[0].head: the object does not say its \"kind\"", "--set", "terms.0.head={\"patch\":8}")]
     [TestCase(2, "did you mean 'kamim'", "--recipe", "kamin")]
     [TestCase(2, "did you mean 'small'", "--vit", "smal")]
     [TestCase(2, "multiple of 8", "--pixels", "30")]

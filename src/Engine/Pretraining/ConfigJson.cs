@@ -44,6 +44,10 @@ public static class ConfigJson
         {
             throw Explain(e, source);
         }
+        catch (NotSupportedException e)
+        {
+            throw WithoutKind(e, source);
+        }
     }
 
     /// <summary>The experiment with the keys of a JSON object laid over it.</summary>
@@ -95,6 +99,10 @@ public static class ConfigJson
         catch (JsonException e)
         {
             throw Explain(e, source);
+        }
+        catch (NotSupportedException e)
+        {
+            throw WithoutKind(e, source);
         }
     }
 
@@ -179,6 +187,13 @@ public static class ConfigJson
         string where = e.Path is { Length: > 1 } path ? $" at {path.TrimStart('$', '.')}" : "";
         string line = e.LineNumber is { } n && source.EndsWith(".json", StringComparison.Ordinal) ? $", line {n + 1}" : "";
         return new ConfigException($"{source}{where}{line}: {what}", e);
+    }
+
+    /// <summary>What the reader throws, of all things, where an object of several kinds does not name its own.</summary>
+    private static ConfigException WithoutKind(NotSupportedException e, string source)
+    {
+        string path = e.Message.Split("Path: $.", 2) is [_, var rest] ? " at " + rest.Split(' ')[0] : "";
+        return new ConfigException($"{source}{path}: the object does not say its \"kind\"; add it, or set its parts one by one.", e);
     }
 
     /// <summary>What a setting of that type takes, for people; none where the type says nothing to them.</summary>
