@@ -84,10 +84,10 @@ public sealed unsafe class CpuRoof : IDisposable
     }
 
     /// <summary>GFLOP/s of VDPBF16PS with nothing but registers, or null where this machine has none.</summary>
-    public double? Dot()
+    public double? Dot(int chunks = 64)
     {
         if (Bf16Routines.Of(Bf16Unit.Dot)?.Dots is not { } code) return null;
-        const int chunks = 64, turns = 2_000;
+        const int turns = 2_000;
         double start = _seconds();
         _rows.For(chunks, 1, new DotChains(code, turns));
         return 64.0 * TileCode.Rows * MicroKernels.Vectors * turns * chunks / (_seconds() - start) / 1e9;   // 16 lanes of two multiply-adds
