@@ -42,7 +42,7 @@ public sealed unsafe partial class CpuBackend
     {
         public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
         {
-            AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
+            AttentionCut cut = AttentionCut.Of<TV>(qkv, heads, bias != null, on.Threads);
             float* given = bias is { } b ? b.F32 : null;
             if (on.PairsOf<TV>(qkv.DType, cut) is { } pairs)
             {
@@ -72,13 +72,14 @@ public sealed unsafe partial class CpuBackend
             float* outputs = scores + (nint)cut.KeyRows * panel, lines = outputs + (nint)panel * stride;
             float* sums = stackalloc float[MicroKernels.Vectors * 16];
             new Span<float>(zeros, panel).Clear();
-            var tiles = new AttentionTiles<TV>(cut, zeros, TV.Count == 16 ? emitted : null);
-            int h = chunk / cut.Groups;
-            (int from, int to) = cut.Group(chunk);
+            AttentionAhead ahead = default;
+            var tiles = new AttentionTiles<TV>(cut, zeros, &ahead, TV.Count == 16 ? emitted : null);
+            (int h, int from, int to) = cut.Part(chunk);
             if (bias != null) HeadRows<TV>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
+                ahead = Ahead<TE>(cut, chunk, b, to, qkv, y);
                 HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth);
                 HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth);
                 for (int i = 0; i < tokens; i += panel)
@@ -101,6 +102,19 @@ public sealed unsafe partial class CpuBackend
             }
             desks.Leave(desk);
         }
+    }
+
+    /// <summary>What the forward of the head and image after this one will touch.</summary>
+    private static AttentionAhead Ahead<TE>(in AttentionCut cut, int chunk, int image, int last, void* qkv, void* y) where TE : struct, IElement
+    {
+        (int head, int next) = cut.After(chunk, image, last);
+        if (next < 0) return default;
+        nint size = (nint)TE.At(null, 1), width = cut.Width, token = (nint)next * cut.Tokens;
+        var ahead = new AttentionAhead(cut.Tokens, cut.Depth * (int)size, cut.ScoreTiles + cut.QueryTiles);
+        void* q = TE.At(qkv, 3 * token * width + head * cut.Depth);
+        for (int part = 0; part < 3; part++) ahead.Add(TE.At(q, part * width), 3 * width * size);
+        ahead.Add(TE.At(y, token * width + head * cut.Depth), width * size);
+        return ahead;
     }
 
     /// <summary>

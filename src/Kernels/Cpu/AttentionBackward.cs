@@ -18,7 +18,7 @@ public sealed unsafe partial class CpuBackend
     {
         public void Run<TV, TE>(Rows rows) where TV : struct, ILanes<TV> where TE : struct, IElement
         {
-            AttentionCut cut = AttentionCut.Of<TV>(qkv, heads);
+            AttentionCut cut = AttentionCut.Of<TV>(qkv, heads, bias != null || dbias.Wanted, on.Threads);
             long square = (long)cut.Tokens * cut.Tokens;
             float* partial = dbias.Wanted ? (float*)on.Scratch(BiasSlot, cut.Chunks * square * sizeof(float)) : null;
             float* given = bias is { } b ? b.F32 : null;
@@ -76,14 +76,15 @@ public sealed unsafe partial class CpuBackend
             float* p = upstreamRows + packed, ds = p + (nint)cut.KeyRows * panel, dq = ds + (nint)cut.KeyRows * panel;
             float* lines = dq + (nint)panel * stride, dlines = lines + (nint)tokens * cut.AllQueries;
             new Span<float>(zeros, 2 * panel).Clear();
-            var tiles = new AttentionTiles<TV>(cut, zeros, TV.Count == 16 ? emitted : null);
-            int h = chunk / cut.Groups;
-            (int from, int to) = cut.Group(chunk);
+            AttentionAhead ahead = default;
+            var tiles = new AttentionTiles<TV>(cut, zeros, &ahead, TV.Count == 16 ? emitted : null);
+            (int h, int from, int to) = cut.Part(chunk);
             if (bias != null) HeadRows<TV>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 nint start = (nint)b * tokens * row + h * depth;
                 void* q = TE.At(qkv, start), into = dqkv == null ? null : TE.At(dqkv, start);
+                ahead = Ahead<TE>(cut, chunk, b, to, dqkv, qkv, dy, y);
                 HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth);
                 HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth);
                 for (int i = 0; i < tokens; i += panel)
@@ -143,6 +144,22 @@ public sealed unsafe partial class CpuBackend
         /// <summary>Puts scratch rows into one head's columns of dqkv.</summary>
         private void Spread(void* to, float* rows, int count, float scale)
             => HeadRows<TV>.Spread<TE>(to, 3 * cut.Width, rows, cut.DepthStride, count, cut.Depth, scale, null, accumulate);
+    }
+
+    /// <summary>What the backward of the head and image after this one will touch.</summary>
+    private static AttentionAhead Ahead<TE>(in AttentionCut cut, int chunk, int image, int last, void* dqkv, void* qkv, void* dy, void* y)
+        where TE : struct, IElement
+    {
+        (int head, int next) = cut.After(chunk, image, last);
+        if (next < 0) return default;
+        nint size = (nint)TE.At(null, 1), width = cut.Width, token = (nint)next * cut.Tokens;
+        var ahead = new AttentionAhead(cut.Tokens, cut.Depth * (int)size, 2 * cut.ScoreTiles + cut.QueryTiles + 2 * cut.KeyTiles);
+        nint at = 3 * token * width + head * cut.Depth, row = token * width + head * cut.Depth;
+        for (int part = 0; part < 3; part++) ahead.Add(TE.At(qkv, at + part * width), 3 * width * size);
+        ahead.Add(TE.At(dy, row), width * size);
+        ahead.Add(TE.At(y, row), width * size);
+        for (int part = 0; part < 3 && dqkv != null; part++) ahead.Add(TE.At(dqkv, at + part * width), 3 * width * size);
+        return ahead;
     }
 
     /// <summary>

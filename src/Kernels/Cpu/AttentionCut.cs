@@ -1,8 +1,8 @@
 namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
-/// How attention is cut on the CPU. A chunk is one head of a group of images: at most <see cref="MaxChunks"/> where the heads are fewer,
-/// whatever the batch and the threads. Inside, queries come in panels one register tile wide, and the scores of a panel are held transposed, a key
+/// How attention is cut on the CPU. A chunk is one head of one image, the heads of an image one after another; with a bias, which is transposed once a
+/// chunk, one head of a group of images: at most <see cref="MaxChunks"/> where the heads are fewer, whatever the batch and the threads. Inside, queries come in panels one register tile wide, and the scores of a panel are held transposed, a key
 /// a row: so maxima, exponentials and sums run across the lanes with no tail along the keys, keys and values are the rows of the tiles, and a
 /// panel's scores (145 keys × 48 queries: 28 kB) stay in L1.
 /// </summary>
@@ -34,6 +34,12 @@ internal readonly struct AttentionCut
     public int DepthGroups { get; private init; }
 
     public int Chunks => Heads * Groups;
+
+    /// <summary>A chunk is a head of several images.</summary>
+    public bool Biased { get; private init; }
+
+    /// <summary>Chunks from one to the next that the same thread will probably take.</summary>
+    public int Threads { get; private init; }
     public int Width => Heads * Depth;
     public float Scale => 1f / MathF.Sqrt(Depth);
 
@@ -47,7 +53,7 @@ internal readonly struct AttentionCut
     public const float Log2E = 1.44269504f;
     public const float Ln2 = 0.693147181f;
 
-    public static AttentionCut Of<TV>(Tensor qkv, int heads) where TV : struct, ILanes<TV>
+    public static AttentionCut Of<TV>(Tensor qkv, int heads, bool biased, int threads) where TV : struct, ILanes<TV>
     {
         int images = qkv.Shape.D0, tokens = qkv.Shape.D1, depth = qkv.Shape.D2 / 3 / heads, tileRows = MicroKernels.Rows<TV>();
         int panel = MicroKernels.Vectors * TV.Count, vectors = (depth + TV.Count - 1) / TV.Count;
@@ -57,7 +63,9 @@ internal readonly struct AttentionCut
             Tokens = tokens,
             Heads = heads,
             Depth = depth,
-            Groups = Math.Clamp(MaxChunks / heads, 1, Math.Max(1, images)),
+            Biased = biased,
+            Threads = threads,
+            Groups = biased ? Math.Clamp(MaxChunks / heads, 1, Math.Max(1, images)) : images,
             Panel = panel,
             TileRows = tileRows,
             KeyRows = (tokens + tileRows - 1) / tileRows * tileRows,
@@ -68,12 +76,28 @@ internal readonly struct AttentionCut
         };
     }
 
-    /// <summary>The images of a chunk.</summary>
-    public (int First, int Last) Group(int chunk)
+    /// <summary>The head of a chunk and its images.</summary>
+    public (int Head, int First, int Last) Part(int chunk)
     {
+        if (!Biased) return (chunk % Heads, chunk / Heads, chunk / Heads + 1);
         int g = chunk % Groups;
-        return ((int)((long)Images * g / Groups), (int)((long)Images * (g + 1) / Groups));
+        return (chunk / Groups, (int)((long)Images * g / Groups), (int)((long)Images * (g + 1) / Groups));
     }
+
+    /// <summary>The head and image that this thread will probably turn to after this image; image -1 for none.</summary>
+    public (int Head, int Image) After(int chunk, int image, int last)
+    {
+        if (image + 1 < last) return (chunk / Groups, image + 1);
+        int next = chunk + Threads;
+        if (next >= Chunks) return (0, -1);
+        (int head, int first, _) = Part(next);
+        return (head, first);
+    }
+
+    /// <summary>Tiles of one image and head whose rows are keys, all of the depth or all queries wide, or whose rows are queries.</summary>
+    public int ScoreTiles => KeyRows / TileRows * Panels;
+    public int KeyTiles => KeyRows / TileRows * Panels * DepthGroups;
+    public int QueryTiles => (Tokens + QueryRows - 1) / QueryRows * DepthGroups;
 
     /// <summary>First vector and number of vectors of a group of the depth.</summary>
     public (int First, int Count) DepthGroup(int g)

@@ -62,14 +62,15 @@ public sealed unsafe partial class CpuBackend
             float* outputs = pairs + (nint)keyPairs * panel, lines = outputs + (nint)panel * stride;
             float* sums = stackalloc float[MicroKernels.Vectors * Lanes];
             new Span<float>(zeros, panel).Clear();
-            var tiles = new AttentionTiles<Lanes16>(cut, zeros, dots);
-            int h = chunk / cut.Groups;
-            (int from, int to) = cut.Group(chunk);
+            AttentionAhead ahead = default;
+            var tiles = new AttentionTiles<Lanes16>(cut, zeros, &ahead, dots);
+            (int h, int from, int to) = cut.Part(chunk);
             if (bias != null)
                 HeadRows<Lanes16>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 ushort* q = qkv + (nint)b * tokens * row + h * depth;
+                ahead = Ahead<Bf16Element>(cut, chunk, b, to, qkv, y);
                 // A pair is 32 bits that are only moved: rows are gathered and transposed as floats are.
                 HeadRows<Lanes16>.Gather<F32Element>(keys, half, q + width, row / 2, tokens, half);
                 AttentionPairs.Interleave(values, stride, q + 2 * width, row, tokens, depth, 0, cut.DepthVectors);
@@ -136,15 +137,16 @@ public sealed unsafe partial class CpuBackend
             float* s = upstreamRows + packed, dp = s + scores, p = dp + scores, ds = p + scores / 2, dsAcross = ds + scores / 2;
             float* dq = dsAcross + (nint)keyPairs * panel, lines = dq + (nint)panel * stride, dlines = lines + (nint)tokens * cut.AllQueries;
             new Span<float>(zeros, 2 * panel).Clear();
-            var tiles = new AttentionTiles<Lanes16>(cut, zeros, dots);
-            int h = chunk / cut.Groups;
-            (int from, int to) = cut.Group(chunk);
+            AttentionAhead ahead = default;
+            var tiles = new AttentionTiles<Lanes16>(cut, zeros, &ahead, dots);
+            (int h, int from, int to) = cut.Part(chunk);
             if (bias != null)
                 HeadRows<Lanes16>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
                 nint start = (nint)b * tokens * row + h * depth;
                 ushort* q = qkv + start, into = dqkv == null ? null : dqkv + start;
+                ahead = Ahead<Bf16Element>(cut, chunk, b, to, dqkv, qkv, dy, y);
                 HeadRows<Lanes16>.Gather<F32Element>(keys, half, q + width, row / 2, tokens, half);
                 HeadRows<Lanes16>.Gather<F32Element>(values, half, q + 2 * width, row / 2, tokens, half);
                 if (dqkv != null) AttentionPairs.Interleave(pairedKeys, stride, q + width, row, tokens, depth, 0, cut.DepthVectors);

@@ -4,8 +4,9 @@ namespace MimEngine.Kernels.Cpu;
 
 /// <summary>The products of attention: small matrices in cache, by the register tiles of the large ones.</summary>
 /// <param name="zeros">A row of zeros, one panel long.</param>
+/// <param name="ahead">What each tile asks for beside its own.</param>
 /// <param name="routines">Machine code to prefer to the JIT's, or null. With bfloat16 pairs as operands it must be that of pairs.</param>
-internal readonly unsafe struct AttentionTiles<TV>(AttentionCut cut, float* zeros, TileRoutines? routines) where TV : struct, ILanes<TV>
+internal readonly unsafe struct AttentionTiles<TV>(AttentionCut cut, float* zeros, AttentionAhead* ahead, TileRoutines? routines) where TV : struct, ILanes<TV>
 {
     /// <summary>c (rows, vectors) = a·b (+ c), a's rows lying aRow apart with their elements side by side; b's rows are one panel apart.</summary>
     /// <param name="rows">A multiple of the tile's rows.</param>
@@ -16,6 +17,7 @@ internal readonly unsafe struct AttentionTiles<TV>(AttentionCut cut, float* zero
         for (int i = 0; i < rows; i += cut.TileRows)
         {
             MicroKernels.Run<TV>(t, cut.TileRows, vectors, false, routines);
+            ahead->Step();
             t.A += (nint)cut.TileRows * aRow;
             t.C += (nint)cut.TileRows * cRow;
         }
@@ -31,6 +33,7 @@ internal readonly unsafe struct AttentionTiles<TV>(AttentionCut cut, float* zero
         {
             if (routines != null) routines.Across(&t, vectors);
             else MicroKernels.Run<TV>(t, cut.QueryRows, vectors, false);
+            ahead->Step();
             t.A += cut.QueryRows;
             t.C += (nint)cut.QueryRows * cRow;
         }
