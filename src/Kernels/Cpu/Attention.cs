@@ -79,7 +79,7 @@ public sealed unsafe partial class CpuBackend
             for (int b = from; b < to; b++)
             {
                 void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
-                ahead = Ahead<TE>(cut, chunk, b, to, qkv, y);
+                ahead = ForwardAhead<TE>(cut, chunk, b, to, qkv, y);
                 HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth);
                 HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth);
                 for (int i = 0; i < tokens; i += panel)
@@ -105,7 +105,7 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <summary>What the forward of the head and image after this one will touch.</summary>
-    private static AttentionAhead Ahead<TE>(in AttentionCut cut, int chunk, int image, int last, void* qkv, void* y) where TE : struct, IElement
+    private static AttentionAhead ForwardAhead<TE>(in AttentionCut cut, int chunk, int image, int last, void* qkv, void* y) where TE : struct, IElement
     {
         (int head, int next) = cut.After(chunk, image, last);
         if (next < 0) return default;

@@ -84,7 +84,7 @@ public sealed unsafe partial class CpuBackend
             {
                 nint start = (nint)b * tokens * row + h * depth;
                 void* q = TE.At(qkv, start), into = dqkv == null ? null : TE.At(dqkv, start);
-                ahead = Ahead<TE>(cut, chunk, b, to, dqkv, qkv, dy, y);
+                ahead = BackwardAhead<TE>(cut, chunk, b, to, dqkv, qkv, dy, y);
                 HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth);
                 HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth);
                 for (int i = 0; i < tokens; i += panel)
@@ -147,7 +147,7 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <summary>What the backward of the head and image after this one will touch.</summary>
-    private static AttentionAhead Ahead<TE>(in AttentionCut cut, int chunk, int image, int last, void* dqkv, void* qkv, void* dy, void* y)
+    private static AttentionAhead BackwardAhead<TE>(in AttentionCut cut, int chunk, int image, int last, void* dqkv, void* qkv, void* dy, void* y)
         where TE : struct, IElement
     {
         (int head, int next) = cut.After(chunk, image, last);

@@ -70,7 +70,7 @@ public sealed unsafe partial class CpuBackend
             for (int b = from; b < to; b++)
             {
                 ushort* q = qkv + (nint)b * tokens * row + h * depth;
-                ahead = Ahead<Bf16Element>(cut, chunk, b, to, qkv, y);
+                ahead = ForwardAhead<Bf16Element>(cut, chunk, b, to, qkv, y);
                 // A pair is 32 bits that are only moved: rows are gathered and transposed as floats are.
                 HeadRows<Lanes16>.Gather<F32Element>(keys, half, q + width, row / 2, tokens, half);
                 AttentionPairs.Interleave(values, stride, q + 2 * width, row, tokens, depth, 0, cut.DepthVectors);
@@ -146,7 +146,7 @@ public sealed unsafe partial class CpuBackend
             {
                 nint start = (nint)b * tokens * row + h * depth;
                 ushort* q = qkv + start, into = dqkv == null ? null : dqkv + start;
-                ahead = Ahead<Bf16Element>(cut, chunk, b, to, dqkv, qkv, dy, y);
+                ahead = BackwardAhead<Bf16Element>(cut, chunk, b, to, dqkv, qkv, dy, y);
                 HeadRows<Lanes16>.Gather<F32Element>(keys, half, q + width, row / 2, tokens, half);
                 HeadRows<Lanes16>.Gather<F32Element>(values, half, q + 2 * width, row / 2, tokens, half);
                 if (dqkv != null) AttentionPairs.Interleave(pairedKeys, stride, q + width, row, tokens, depth, 0, cut.DepthVectors);
