@@ -66,7 +66,7 @@ internal unsafe struct WeightGradient
             {
                 int rows = Ceiling(Ceiling(M, r), Strip) * Strip, cols = Ceiling(Ceiling(N, c), 48) * 48;
                 int rowParts = Ceiling(M, rows), colParts = Ceiling(N, cols);
-                double time = Ceiling(rowParts * colParts, threads) * (rows + 8.0) * (cols + 24.0);
+                double time = Ceiling(rowParts * colParts, threads) * (rows + 24.0) * (cols + 12.0);
                 if (time >= best) continue;
                 best = time;
                 (PartRows, PartCols, RowParts, ColParts) = (rows, cols, rowParts, colParts);
@@ -157,8 +157,9 @@ public sealed unsafe partial class CpuBackend
             (t.K, t.ARow, t.CRow) = (g.Steps(p.Tokens), TA.Count == 1 ? p.APanel : 1, g.N);
             t.Accumulate = p.Adds;
             t.Start = zeros;
-            // Emitted float32 tiles pack what whole tiles of whole vectors read, if there is such a tile in the first row and the first panel.
-            bool gathers = g.Emitted != null && p.Rows >= TileCode.Rows && (p.Cols >= width || p.Cols % TV.Count == 0);
+            // Emitted tiles pack what whole tiles of whole vectors read, if there is such a tile in the first row and the first panel, and pair whole pairs.
+            bool gathers = (g.Dots == null ? g.Emitted != null : g.TypeA == DType.BF16 && g.TypeB == DType.BF16 && p.Tokens % 2 == 0)
+                && p.Rows >= TileCode.Rows && (p.Cols >= width || p.Cols % TV.Count == 0);
             int whole = gathers ? p.Rows / TileCode.Rows * TileCode.Rows : 0;
             for (int j = 0; j < p.Cols; j += width)
             {
@@ -179,15 +180,15 @@ public sealed unsafe partial class CpuBackend
                     (t.AStep, t.BRow) = (firstA ? g.M : TA.Count, firstB ? g.N : width);
                     t.C = g.C + (nint)(p.Row + i) * g.N + p.Col + j;
                     t.Sums = p.Sums == null ? p.Spare : p.Sums + i;
-                    if (g.Dots is { } dots)
+                    if (gathersB && i < whole)
+                    {
+                        asks.Next(ref t, i, p.Rows);
+                        (g.Dots ?? g.Emitted!).Gather(&t, vectors, firstA, firstB);
+                    }
+                    else if (g.Dots is { } dots)
                     {
                         asks.Next(ref t, i, p.Rows);
                         Pairs(dots, t, rows, n, p.Spare);
-                    }
-                    else if (gathersB && i < whole)
-                    {
-                        asks.Next(ref t, i, p.Rows);
-                        g.Emitted!.Gather(&t, vectors, firstA, firstB);
                     }
                     else
                     {

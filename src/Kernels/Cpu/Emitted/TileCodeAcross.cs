@@ -37,6 +37,7 @@ internal static unsafe partial class TileCode
     /// A tile of <see cref="AcrossRows"/> that asks for two runs of lines far apart, and copies on its way what it reads where others will read it
     /// packed: the copy costs three stores a step, which the ports have to spare.
     /// </summary>
+    /// <param name="pairs">What is copied lies in memory as rows of bfloat16, AStep and BRow being two of them, and is paired on its way.</param>
     /// <param name="copiesA">Rows of a go to CopyA, eight numbers after eight numbers, and their sums to Sums.</param>
     /// <param name="copiesB">Rows of b go to CopyB, 48 numbers after 48 numbers.</param>
     public static Assembler Gathering(int vectors, bool pairs, bool copiesA, bool copiesB)
@@ -56,10 +57,10 @@ internal static unsafe partial class TileCode
         c.mov(copyB, __[rdi + f.CopyB]);
         c.mov(a, __[rdi + f.A]);
         c.mov(aStep, __[rdi + f.AStep]);
-        c.shl(aStep, 2);
+        c.shl(aStep, (byte)(pairs && copiesA ? 1 : 2));   // pairs are copied row by row
         c.mov(b, __[rdi + f.B]);
         c.mov(bRow, __[rdi + f.BRow]);
-        c.shl(bRow, 2);
+        c.shl(bRow, (byte)(pairs && copiesB ? 1 : 2));
         if (copiesA) c.vpxord(zmm28, zmm28, zmm28);
         Loop(c, f, vectors, Step, _ => { });
         if (copiesA)
@@ -81,22 +82,54 @@ internal static unsafe partial class TileCode
                 c.prefetcht1(__byte_ptr[also]);
                 c.add(also, alsoStep);
             }
+            LoadB();
+            if (copiesA) CopyRowA();
+            bool fromCopy = pairs && copiesA;   // the pairs exist nowhere else
+            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[(fromCopy ? copyA : a) + r * sizeof(float)], pairs, copiesA ? 4 : 5);
+            if (copiesA) c.add(copyA, Rows * sizeof(float));
+            if (!fromCopy) c.add(a, aStep);
+        }
+
+        void LoadB()
+        {
+            for (int j = 0; j < vectors; j++)
+                if (pairs && copiesB) c.vpmovzxwd(s_zmm[29 + j], __ymmword_ptr[b + j * (Line / 2)]);
+                else c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
+            c.add(b, bRow);
+            if (!copiesB) return;
             for (int j = 0; j < vectors; j++)
             {
-                c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
-                if (copiesB) c.vmovups(__zmmword_ptr[copyB + j * Line], s_zmm[29 + j]);
+                if (pairs)
+                {
+                    c.vpmovzxwd(zmm27, __ymmword_ptr[b + j * (Line / 2)]);
+                    c.vpslld(zmm27, zmm27, 16);
+                    c.vpord(s_zmm[29 + j], s_zmm[29 + j], zmm27);
+                }
+                c.vmovups(__zmmword_ptr[copyB + j * Line], s_zmm[29 + j]);
             }
-            c.add(b, bRow);
-            if (copiesB) c.add(copyB, MicroKernels.Vectors * Line);
-            if (copiesA)
+            if (pairs) c.add(b, bRow);
+            c.add(copyB, MicroKernels.Vectors * Line);
+        }
+
+        void CopyRowA()
+        {
+            if (!pairs)
             {
                 c.vmovups(ymm27, __ymmword_ptr[a]);
                 c.vmovups(__ymmword_ptr[copyA], ymm27);
                 c.vaddps(ymm28, ymm28, ymm27);
-                c.add(copyA, Rows * sizeof(float));
+                return;
             }
-            for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)], pairs, copiesA ? 3 : 5);
+            c.vpmovzxwd(ymm26, __xmmword_ptr[a]);
             c.add(a, aStep);
+            c.vpmovzxwd(ymm27, __xmmword_ptr[a]);
+            c.add(a, aStep);
+            c.vpslld(ymm27, ymm27, 16);   // bfloat16 in the upper half is float32
+            c.vpord(ymm25, ymm26, ymm27);
+            c.vmovups(__ymmword_ptr[copyA], ymm25);
+            c.vpslld(ymm26, ymm26, 16);
+            c.vaddps(ymm28, ymm28, ymm26);
+            c.vaddps(ymm28, ymm28, ymm27);
         }
     }
 }

@@ -22,7 +22,7 @@ internal sealed unsafe class TileRoutines
         {
             _along[v] = code.Add(TileCode.AlongRows(v, pairs));
             _across[v] = code.Add(TileCode.AcrossRows(v, pairs));
-            for (int copies = 0; copies < (pairs ? 1 : 4); copies++)
+            for (int copies = 0; copies < 4; copies++)
                 _gather[4 * v + copies] = code.Add(TileCode.Gathering(v, pairs, (copies & 1) != 0, (copies & 2) != 0));
             if (pairs) _rounded[v] = code.Add(TileCode.AlongRows(v, pairs, rounds: true));
         }
@@ -60,8 +60,8 @@ internal sealed unsafe class TileRoutines
     public void Across(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_across[vectors])(t);
 
     /// <summary>
-    /// As <see cref="Across"/>, with two runs of lines asked for; copies a row of a or of b (not of pairs) to CopyA and CopyB as it goes. Sums of a come
-    /// with its copy.
+    /// As <see cref="Across"/>, with two runs of lines asked for; copies rows of a or of b to CopyA and CopyB as it goes, pairing rows of bfloat16. Sums of
+    /// a come with its copy.
     /// </summary>
     public void Gather(Tile* t, int vectors, bool copiesA = false, bool copiesB = false)
         => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_gather[4 * vectors + (copiesA ? 1 : 0) + (copiesB ? 2 : 0)])(t);
