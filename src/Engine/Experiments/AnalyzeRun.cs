@@ -12,21 +12,13 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Experiments;
 
 /// <summary>What a user asks of an analysis.</summary>
-public sealed record AnalyzeOptions
+public sealed record AnalyzeOptions : DeviceOptions
 {
     /// <summary>A run folder or one checkpoint of a run, trained here or imported.</summary>
     public required string Run { get; init; }
 
     /// <summary>Pictures; none = those the run was trained on.</summary>
     public string? Data { get; init; }
-
-    public string Device { get; init; } = "cpu";
-
-    /// <summary>Compute threads; 0 = all.</summary>
-    public int Threads { get; init; }
-
-    /// <summary>Threads that decode pictures.</summary>
-    public int LoaderThreads { get; init; } = 1;
 
     /// <summary>Pictures to look at.</summary>
     public int Count { get; init; } = 64;

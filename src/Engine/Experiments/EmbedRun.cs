@@ -11,7 +11,7 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Experiments;
 
 /// <summary>What a user asks of an embedding.</summary>
-public sealed record EmbedOptions
+public sealed record EmbedOptions : DeviceOptions
 {
     /// <summary>A run folder or one checkpoint file of a run.</summary>
     public required string Run { get; init; }
@@ -32,14 +32,6 @@ public sealed record EmbedOptions
 
     /// <summary>Apply the encoder's final LayerNorm, where it has one.</summary>
     public bool FinalNorm { get; init; } = true;
-
-    public string Device { get; init; } = "cpu";
-
-    /// <summary>Compute threads; 0 = all.</summary>
-    public int Threads { get; init; }
-
-    /// <summary>Threads that decode pictures.</summary>
-    public int LoaderThreads { get; init; } = 1;
 }
 
 /// <summary>What an embedding wrote, and of what: <c>embed.json</c>.</summary>

@@ -7,33 +7,10 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Experiments;
 
 /// <summary>What a user asked of fine-tuning beside the configuration itself.</summary>
-public sealed record FinetuneOptions
+public sealed record FinetuneOptions : TrainingOptions
 {
     /// <summary>Of a new run; a resumed one has its own.</summary>
     public FinetuneConfig Config { get; init; } = new();
-
-    public string Device { get; init; } = "cpu";
-
-    /// <summary>Compute threads of the CPU; 0 = all.</summary>
-    public int Threads { get; init; }
-
-    /// <summary>Threads that decode pictures.</summary>
-    public int LoaderThreads { get; init; } = 1;
-
-    /// <summary>Folder of a new run; none = the next number under runs/.</summary>
-    public string? Out { get; init; }
-
-    /// <summary>Folder of a run to continue.</summary>
-    public string? Resume { get; init; }
-
-    /// <summary>Where the pictures of a resumed run are now, if they moved.</summary>
-    public string? Data { get; init; }
-
-    /// <summary>Describes the machine once the device is known and the step to start from is.</summary>
-    public required Func<Backend, long, EnvironmentRecord> Environment { get; init; }
-
-    /// <summary>Seconds since 1970; the engine reads no clock of its own.</summary>
-    public required Func<double> Clock { get; init; }
 
     /// <summary>A preset made for the encoder of a run.</summary>
     /// <param name="run">A run folder, or one checkpoint file of a run.</param>

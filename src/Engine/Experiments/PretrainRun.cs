@@ -12,33 +12,10 @@ using MimEngine.Kernels.Cpu;
 namespace MimEngine.Engine.Experiments;
 
 /// <summary>What a user asked of a pretraining run beside the experiment itself.</summary>
-public sealed record PretrainOptions
+public sealed record PretrainOptions : TrainingOptions
 {
     /// <summary>The experiment of a new run; a resumed run has its own.</summary>
     public PretrainConfig Config { get; init; } = Recipes.Kamim();
-
-    public string Device { get; init; } = "cpu";
-
-    /// <summary>Compute threads of the CPU; 0 = all.</summary>
-    public int Threads { get; init; }
-
-    /// <summary>Threads that decode pictures.</summary>
-    public int LoaderThreads { get; init; } = 1;
-
-    /// <summary>Folder of a new run; none = the next number under runs/.</summary>
-    public string? Out { get; init; }
-
-    /// <summary>Folder of a run to continue.</summary>
-    public string? Resume { get; init; }
-
-    /// <summary>Where the pictures of a resumed run are now, if they moved.</summary>
-    public string? Data { get; init; }
-
-    /// <summary>Describes the machine once the device is known and the step to start from is.</summary>
-    public required Func<Backend, long, EnvironmentRecord> Environment { get; init; }
-
-    /// <summary>Seconds since 1970; the engine reads no clock of its own.</summary>
-    public required Func<double> Clock { get; init; }
 }
 
 /// <summary>What is known before the first step.</summary>

@@ -10,21 +10,13 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Experiments;
 
 /// <summary>What a user asks of a probe.</summary>
-public sealed record ProbeOptions
+public sealed record ProbeOptions : DeviceOptions
 {
     /// <summary>A run folder, whose newest checkpoint that verifies is taken, or one checkpoint file of a run.</summary>
     public required string Run { get; init; }
 
     /// <summary>Labelled pictures with a train and a test split; none = those the run was trained on.</summary>
     public string? Data { get; init; }
-
-    public string Device { get; init; } = "cpu";
-
-    /// <summary>Compute threads; 0 = all.</summary>
-    public int Threads { get; init; }
-
-    /// <summary>Threads that decode pictures.</summary>
-    public int LoaderThreads { get; init; } = 1;
 
     public ProbeConfig Config { get; init; } = ProbePresets.Linear();
 

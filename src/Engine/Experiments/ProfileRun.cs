@@ -7,14 +7,9 @@ using MimEngine.Kernels.Cpu;
 namespace MimEngine.Engine.Experiments;
 
 /// <summary>What a profile is asked for.</summary>
-public sealed record ProfileOptions
+public sealed record ProfileOptions : DeviceOptions
 {
     public required PretrainConfig Config { get; init; }
-    public string Device { get; init; } = "cpu";
-
-    /// <summary>Compute threads of the CPU; 0 = all.</summary>
-    public int Threads { get; init; }
-    public int LoaderThreads { get; init; } = 1;
 
     /// <summary>Updates measured, after two that are not: they compile, and grow memory.</summary>
     public int Updates { get; init; } = 5;

@@ -21,6 +21,7 @@ internal sealed partial class IlgpuBackend : Backend
     private readonly DeviceStorage?[] _scratch = new DeviceStorage?[ScratchSlots];
     private readonly DeviceStorage _nothing;
     private long _handedOut;
+    private bool _lost;
 
     public IlgpuBackend(string name, Context context, Accelerator accelerator, Precision precision)
     {
@@ -56,6 +57,7 @@ internal sealed partial class IlgpuBackend : Backend
             _handedOut += bytes;
             return new DeviceStorage(bytes, buffer, this);
         }
+        catch (CudaException e) when (e.Error?.Contains("out of memory", StringComparison.Ordinal) != true) { throw Lost(e); }
         catch (Exception e) when (e is AcceleratorException or OutOfMemoryException)
         {
             string free = _accelerator is CudaAccelerator cuda ? $"{cuda.GetFreeMemory():N0} of {cuda.MemorySize:N0} are free"
@@ -97,9 +99,9 @@ internal sealed partial class IlgpuBackend : Backend
     {
         foreach (DeviceStorage? s in _scratch) s?.Dispose();
         _nothing.Dispose();
-        _emitted?.Dispose();
-        _accelerator.Dispose();
-        _context.Dispose();
+        GiveBack(_emitted);
+        GiveBack(_accelerator);
+        GiveBack(_context);
     }
 
     /// <summary>Runs a kernel with this many groups.</summary>
@@ -178,7 +180,21 @@ internal sealed partial class IlgpuBackend : Backend
     }
 
     private DeviceException Lost(AcceleratorException e)
-        => new($"device '{Name}' failed: {IlgpuProvider.OneLine(e)}. Checkpoints already written are intact; --resume continues from the last.", e);
+    {
+        _lost = true;
+        return new($"device '{Name}' failed: {IlgpuProvider.OneLine(e)}. Checkpoints already written are intact; "
+            + "--resume continues from the last.", e);
+    }
+
+    /// <summary>Frees what the device holds. One that is lost refuses that too, which must not hide why it was lost.</summary>
+    private void GiveBack(IDisposable? held)
+    {
+        try { held?.Dispose(); }
+        catch (AcceleratorException) when (_lost)
+        {
+            // The driver took it all with the device.
+        }
+    }
 
     /// <summary>A block of device memory.</summary>
     private sealed class DeviceStorage(long bytes, MemoryBuffer1D<byte, Stride1D.Dense> buffer, IlgpuBackend owner) : Storage(bytes)
@@ -192,7 +208,7 @@ internal sealed partial class IlgpuBackend : Backend
             if (_disposed) return;
             _disposed = true;
             owner._handedOut -= Bytes;
-            buffer.Dispose();
+            owner.GiveBack(buffer);
         }
     }
 }
