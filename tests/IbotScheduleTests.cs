@@ -1,10 +1,13 @@
+using MimEngine.Engine.Autograd;
 using MimEngine.Engine.Optim;
 using MimEngine.Engine.Pretraining;
+using MimEngine.Engine.Probing;
+using MimEngine.Kernels.Cpu;
 using NUnit.Framework;
 
 namespace MimEngine.Tests;
 
-/// <summary>Tables of DINO and iBOT.</summary>
+/// <summary>Tables and optimisers of DINO and iBOT.</summary>
 [TestFixture]
 public class IbotScheduleTests
 {
@@ -42,5 +45,43 @@ public class IbotScheduleTests
             Assert.That(table.Momentum(0), Is.EqualTo(0.996).Within(1e-12));
             Assert.That(table.Momentum(266900), Is.EqualTo(0.998).Within(1e-12));
         });
+    }
+
+    [Test]
+    public void The_linear_probe_lowers_its_rate_once_an_epoch()
+    {
+        OptimConfig optim = ProbePresets.IbotLp().Optim;
+        RateSpan span = optim.Rates(2048, stepsPerEpoch: 7, totalSteps: 700);
+        for (int step = 0; step < 700; step++)
+            Assert.That(optim.RateOf(span, step, 1), Is.EqualTo(0.04 * 0.5 * (1 + Math.Cos(Math.PI * (step / 7) / 100))).Within(1e-12), $"update {step}");
+    }
+
+    [Test]
+    public void Lars_takes_the_official_steps()
+    {
+        using Golden golden = Golden.Open("05_ibot_attmask/lars");
+        using var cpu = new CpuBackend(1);
+        using var set = new ParamSet();
+        Param[] all = [set.Add("p0", new(5, 4), Init.Zeros), set.Add("p1", new(6), Init.Zeros), set.Add("p2", new(3, 2, 2), Init.Zeros)];
+        set.Allocate(cpu, seed: null);
+        for (int i = 0; i < all.Length; i++) ParamSet.Set(cpu, all[i], golden.Tensors.Floats($"in.param{i}"));
+        using var lars = new Optimizer(cpu, set, new OptimConfig
+        {
+            Kind = OptimizerKind.Lars,
+            WeightDecay = golden.Float("weight_decay"),
+            Momentum = golden.Float("momentum"),
+            Decay = DecayRule.NotVectors,
+            ClipNorm = 0,
+        });
+        using var arena = new Arena(cpu, 1 << 12);
+        var tape = new Tape(cpu, arena);
+        for (int step = 0; step < 6; step++)
+        {
+            set.BeginUpdate();
+            for (int i = 0; i < all.Length; i++) Transfer.Upload(cpu, tape.GradFor(all[i]).Into, golden.Tensors.Floats($"in.grad{i}.step{step}"));
+            lars.Step(golden.Float("lr"));
+        }
+        for (int i = 0; i < all.Length; i++)
+            golden.AssertClose("out.*", $"p{i}", Transfer.Floats(cpu, all[i].Data), golden.Tensors.Floats($"out.param{i}"));
     }
 }

@@ -29,6 +29,9 @@ public enum RateIndex : byte
 
     /// <summary>The update's own number, from 0: MAE sets the rate before a step, so the first one has the warm-up's start (SPEC C.2).</summary>
     OwnUpdate,
+
+    /// <summary>The epoch, from 0: the rate falls once an epoch (the linear probes of DINO and iBOT, SPEC E.6).</summary>
+    Epochs,
 }
 
 /// <summary>How parameters are updated: rule, rate, decay, clipping. Every number of SPEC A.8 and B.5.</summary>
@@ -105,6 +108,7 @@ public sealed record OptimConfig
             RateIndex.Updates => before,
             RateIndex.MicroBatches => before / span.StepsPerEpoch * span.StepsPerEpoch
                 + (before % span.StepsPerEpoch + 1) * accumulate - 1,
+            RateIndex.Epochs => step / span.StepsPerEpoch * span.StepsPerEpoch,
             _ => step,
         });
     }

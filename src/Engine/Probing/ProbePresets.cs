@@ -101,11 +101,12 @@ public static class ProbePresets
     };
 
     /// <summary>
-    /// DINO's, iBOT's and AttMask's linear probe of ViT-S (SPEC E.6): [cls] of the last four blocks side by side, SGD, random crops and flips.
+    /// DINO's, iBOT's and AttMask's linear probe of ViT-S (SPEC E.6): [cls] of the last four blocks side by side, SGD, random crops and flips;
+    /// the rate falls once an epoch.
     /// </summary>
     /// <remarks>
-    /// ViT-S/16, ImageNet-1k, 100 epochs: 77.9 for iBOT (800 epochs). The originals lower the rate once an epoch, here it falls every update; their
-    /// headline is the best epoch, which is reported beside the last.
+    /// ViT-S/16, ImageNet-1k, 100 epochs: 77.9 for iBOT (800 epochs). The originals' headline is the best epoch, which is reported beside the last,
+    /// and their last batch of an epoch may be short, which is left out here.
     /// </remarks>
     public static ProbeConfig IbotLp() => new()
     {
@@ -117,7 +118,7 @@ public static class ProbePresets
         Augment = new AugmentConfig { CropScaleMin = 0.08f, Interpolation = Interpolation.Bilinear, HorizontalFlip = 0.5f },
         Epochs = 100,
         Batch = 512,
-        Optim = Lars() with { Kind = OptimizerKind.Sgd, Rate = 0.005, RatePerBatch = 256, WarmupEpochs = 0 },
+        Optim = Lars() with { Kind = OptimizerKind.Sgd, Rate = 0.005, RatePerBatch = 256, WarmupEpochs = 0, RateIndex = RateIndex.Epochs },
     };
 
     private static OptimConfig Lars() => new()
