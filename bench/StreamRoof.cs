@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics.X86;
+using MimEngine.Kernels;
 using MimEngine.Kernels.Cpu;
 
 namespace MimEngine.Bench;
@@ -16,48 +17,37 @@ internal readonly record struct StreamMix(double Reads, double Updates, double W
 }
 
 /// <summary>
-/// What memory gives at best for a mixture of reads and writes: as many streams, chunked and threaded as the operations are, 64 bytes at a time, and
-/// nothing computed but one addition a vector.
+/// What memory gives at best for a mixture of reads and writes of the very operands of an operation, chunked and threaded as operations are, 64 bytes
+/// at a time, and nothing computed but one addition a vector. Other memory of that size may be a quarter faster or slower: where pages lie in the
+/// banks of memory decides.
 /// </summary>
-internal sealed unsafe class StreamRoof : IDisposable
+internal sealed unsafe class StreamRoof(int threads) : IDisposable
 {
     /// <summary>Floats of one chunk.</summary>
     public const int Granule = 32_768;
 
-    private const int Most = 4;
-    private readonly Rows _rows;
-    private readonly HostStorage[] _streams;
-
-    /// <param name="floats">The longest stream asked for.</param>
-    public StreamRoof(int threads, long floats)
-    {
-        _rows = new Rows(threads);
-        _streams = [.. Enumerable.Range(0, Most).Select(_ => new HostStorage(floats * sizeof(float), null, clear: true))];
-    }
+    private readonly Rows _rows = new(threads);
 
     /// <summary>Seconds of one walk along streams of that many floats; of shares of streams (a loss reads hidden patches only) as far as they go.</summary>
     /// <param name="past">Write-only streams with non-temporal stores.</param>
-    public double Seconds(long floats, StreamMix mix, bool past)
+    public double Seconds(Tensor[] streams, long floats, StreamMix mix, bool past)
     {
         long start = Stopwatch.GetTimestamp();
-        double longest = Math.Max(mix.Reads, Math.Max(mix.Updates, mix.Writes));
-        if (mix.Reads == Math.Floor(mix.Reads) && mix.Writes == Math.Floor(mix.Writes))
-            Walk(floats, (int)mix.Reads, (int)mix.Updates, (int)mix.Writes, past);
+        double reads = mix.Reads / Math.Ceiling(mix.Reads);   // how much of each
+        if (reads == 1) Walk(streams, floats, mix, past);
         else
         {
-            long both = (long)(Math.Min(mix.Reads / 2, mix.Writes) * floats);   // two reads beside the write as far as they go
-            Walk(both, 2, 0, 1, past);
-            if (mix.Writes * floats > both) Walk((long)(mix.Writes * floats) - both, 0, 0, 1, past);
-            else if (longest * floats > both) Walk((long)(mix.Reads * floats) - 2 * both, 1, 0, 0, past);
+            Walk(streams, (long)(reads * floats), mix with { Reads = Math.Ceiling(mix.Reads) }, past);
+            Walk([streams[^1]], (long)((1 - reads) * floats), new StreamMix(0, 0, 1), past);
         }
         return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    private void Walk(long floats, int reads, int updates, int writes, bool past)
+    private void Walk(Tensor[] streams, long floats, StreamMix mix, bool past)
     {
-        float*[] p = new float*[Most];
-        for (int i = 0; i < Most; i++) p[i] = (float*)_streams[i].Address;
-        int chunks = (int)(floats / Granule);
+        float*[] p = new float*[4];
+        for (int i = 0; i < streams.Length; i++) p[i] = (float*)streams[i].HostAddress;
+        (int reads, int updates, int writes, int chunks) = ((int)mix.Reads, (int)mix.Updates, (int)mix.Writes, (int)(floats / Granule));
         if (Simd.Best == SimdLevel.Vector512)
             _rows.For(chunks, 1, new Streams<Lanes16>(p[0], p[1], p[2], p[3], reads, updates, writes, past));
         else if (Simd.Best == SimdLevel.Vector256)
@@ -65,11 +55,7 @@ internal sealed unsafe class StreamRoof : IDisposable
         else _rows.For(chunks, 1, new Streams<Lanes1>(p[0], p[1], p[2], p[3], reads, updates, writes, false));
     }
 
-    public void Dispose()
-    {
-        _rows.Dispose();
-        foreach (HostStorage s in _streams) s.Dispose();
-    }
+    public void Dispose() => _rows.Dispose();
 
     private readonly struct Streams<TV>(float* a, float* b, float* c, float* d, int reads, int updates, int writes, bool past) : IRowKernel
         where TV : struct, ILanes<TV>
@@ -80,26 +66,12 @@ internal sealed unsafe class StreamRoof : IDisposable
             for (long at = (long)first * Granule; at < (long)last * Granule; at += Granule)
                 switch (reads, updates, writes)
                 {
-                    case (1, 0, 0): Read(a + at); break;
                     case (0, 0, 1): Write(a + at); break;
                     case (1, 0, 1): Copy(b + at, a + at); break;
                     case (2, 0, 1): Add(c + at, a + at, b + at); break;
                     case (1, 3, 0): Update(b + at, c + at, d + at, a + at); break;
                     default: throw new NotSupportedException($"No stream of {reads} reads, {updates} updates and {writes} writes.");
                 }
-        }
-
-        private static void Read(float* x)
-        {
-            TV s0 = TV.Zero, s1 = TV.Zero, s2 = TV.Zero, s3 = TV.Zero;
-            for (int i = 0; i < Granule; i += 4 * TV.Count)
-            {
-                s0 += TV.Load(x + i);
-                s1 += TV.Load(x + i + TV.Count);
-                s2 += TV.Load(x + i + 2 * TV.Count);
-                s3 += TV.Load(x + i + 3 * TV.Count);
-            }
-            if ((s0 + s1 + (s2 + s3)).Sum() == 1f) x[0] = 1f;   // never: the sum is wanted
         }
 
         private void Write(float* y)
@@ -121,7 +93,7 @@ internal sealed unsafe class StreamRoof : IDisposable
         {
             for (int i = 0; i < Granule; i += TV.Count)
             {
-                TV x = TV.Load(g + i);
+                TV x = TV.Load(g + i) * TV.Zero;   // what is there stays
                 (TV.Load(p + i) + x).Store(p + i);
                 (TV.Load(m + i) + x).Store(m + i);
                 (TV.Load(v + i) + x).Store(v + i);

@@ -198,6 +198,23 @@ public class KeypointTests
         Assert.That(least, Is.Zero);
     }
 
+    [TestCase("threshold", "20")]
+    [TestCase("type", "type5_8")]
+    [TestCase("suppress", "false")]
+    public void A_setting_of_fast_is_refused_with_another_detector(string knob, string value)
+    {
+        string path = $"terms.0.weighting.{knob}";
+        PretrainConfig fast = ConfigJson.Set(Recipes.Kamim(), path, value);
+        Assert.DoesNotThrow(fast.Validate);
+        foreach (string detector in new[] { "orb", "sift" })
+        {
+            PretrainConfig config = ConfigJson.Set(Recipes.Kamim(), "terms.0.weighting.detector", detector);
+            Assert.DoesNotThrow(config.Validate);
+            string message = Assert.Throws<ConfigException>(ConfigJson.Set(config, path, value).Validate)!.Message;
+            Assert.That(message, Does.Contain($"weighting.{knob} is").And.Contain(detector).And.Not.Contain("\n"));
+        }
+    }
+
     [Test]
     public void Detectors_are_chosen_by_their_word_and_nonsense_is_refused()
     {

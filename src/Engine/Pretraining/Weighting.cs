@@ -139,5 +139,12 @@ public sealed record KeypointDensity : Weighting
             throw new ConfigException($"weighting.cellPixels is {CellPixels}; it must divide the picture ({imagePixels} pixels).");
         if (!(Temperature > 0f)) throw new ConfigException($"weighting.temperature is {Temperature}; it must be positive (the paper uses 0.1 to 2.5).");
         if (Threshold is < 0 or > 254) throw new ConfigException($"weighting.threshold is {Threshold}; grey levels differ by 0 to 254.");
+        if (Detector == KeypointKind.Fast) return;
+        KeypointDensity usual = new();
+        string? knob = Type != usual.Type ? $"type is {Type}" : Threshold != usual.Threshold ? $"threshold is {Threshold}"
+            : Suppress != usual.Suppress ? $"suppress is {(Suppress ? "true" : "false")}" : null;
+        if (knob != null)
+            throw new ConfigException($"weighting.{knob}, but that is a setting of FAST and weighting.detector is {Detector.ToString().ToLowerInvariant()}, "
+                + "which has settings of its own; leave it out, or set the detector to fast.");
     }
 }

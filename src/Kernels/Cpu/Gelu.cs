@@ -4,9 +4,6 @@ namespace MimEngine.Kernels.Cpu;
 
 public sealed unsafe partial class CpuBackend
 {
-    // Elements between the vector that is worked on and the lines that are asked for: some 100 ns of work.
-    private const int Ahead = 512;
-
     public override void GeluForward(Tensor y, Tensor x)
     {
         SameShape(nameof(GeluForward), y, x);
@@ -24,19 +21,20 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
+            void* to = y, from = x;   // a field would be read again after every store
             int i = first;
             for (; i <= last - 2 * TV.Count; i += 2 * TV.Count)
             {
-                Lines<TV>.Ask(TE.At(x, i + Ahead));
-                Lines<TV>.Ask(TE.At(x, i + Ahead + TV.Count));
-                Lines<TV>.Ask(TE.At(y, i + Ahead));
-                Lines<TV>.Ask(TE.At(y, i + Ahead + TV.Count));
-                TV a = VectorMath.Gelu(TE.Load<TV>(x, i)), b = VectorMath.Gelu(TE.Load<TV>(x, i + TV.Count));
-                TE.Store(a, y, i);
-                TE.Store(b, y, i + TV.Count);
+                Lines<TV>.Ask(TE.At(from, i + Lines<TV>.Ahead));
+                Lines<TV>.Ask(TE.At(from, i + Lines<TV>.Ahead + TV.Count));
+                Lines<TV>.Ask(TE.At(to, i + Lines<TV>.Ahead));
+                Lines<TV>.Ask(TE.At(to, i + Lines<TV>.Ahead + TV.Count));
+                TV a = VectorMath.Gelu(TE.Load<TV>(from, i)), b = VectorMath.Gelu(TE.Load<TV>(from, i + TV.Count));
+                TE.Store(a, to, i);
+                TE.Store(b, to, i + TV.Count);
             }
-            for (; i <= last - TV.Count; i += TV.Count) TE.Store(VectorMath.Gelu(TE.Load<TV>(x, i)), y, i);
-            if (i < last) TE.StoreFirst(VectorMath.Gelu(TE.LoadFirst<TV>(x, i, last - i)), y, i, last - i);
+            for (; i <= last - TV.Count; i += TV.Count) TE.Store(VectorMath.Gelu(TE.Load<TV>(from, i)), to, i);
+            if (i < last) TE.StoreFirst(VectorMath.Gelu(TE.LoadFirst<TV>(from, i, last - i)), to, i, last - i);
         }
     }
 
@@ -60,19 +58,21 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
+            void* to = dx, slope = dy, from = x;
+            bool add = accumulate;
             int i = first;
             for (; i <= last - TV.Count; i += TV.Count)
             {
-                Lines<TV>.Ask(TE.At(x, i + Ahead));
-                Lines<TV>.Ask(TE.At(dy, i + Ahead));
-                Lines<TV>.Ask(TE.At(dx, i + Ahead));
-                TV v = TE.Load<TV>(dy, i) * VectorMath.GeluSlope(TE.Load<TV>(x, i));
-                TE.Store(accumulate ? v + TE.Load<TV>(dx, i) : v, dx, i);
+                Lines<TV>.Ask(TE.At(from, i + Lines<TV>.Ahead));
+                Lines<TV>.Ask(TE.At(slope, i + Lines<TV>.Ahead));
+                Lines<TV>.Ask(TE.At(to, i + Lines<TV>.Ahead));
+                TV v = TE.Load<TV>(slope, i) * VectorMath.GeluSlope(TE.Load<TV>(from, i));
+                TE.Store(add ? v + TE.Load<TV>(to, i) : v, to, i);
             }
             int n = last - i;
             if (n == 0) return;
-            TV tail = TE.LoadFirst<TV>(dy, i, n) * VectorMath.GeluSlope(TE.LoadFirst<TV>(x, i, n));
-            TE.StoreFirst(accumulate ? tail + TE.LoadFirst<TV>(dx, i, n) : tail, dx, i, n);
+            TV tail = TE.LoadFirst<TV>(slope, i, n) * VectorMath.GeluSlope(TE.LoadFirst<TV>(from, i, n));
+            TE.StoreFirst(add ? tail + TE.LoadFirst<TV>(to, i, n) : tail, to, i, n);
         }
     }
 }

@@ -119,42 +119,65 @@ public sealed unsafe partial class CpuBackend
         {
             int across = width / patch, length = height / patch * across, cellHeight = height / cellRows;
             int b = row / length, top = row % length / across * patch, left = row % length % across * patch;
-            float* pixels = Pixels(row, across, length), soon = Pixels(next, across, length), xSoon = x + (long)(next - row) * 3 * patch * patch;
+            float* pixels = Pixels(row, across, length);
             bool whole = !interleaved && patch % TV.Count == 0;
-            long plane = (long)height * width;
-            TV sum = TV.Zero, f = TV.All(factor), one = TV.All(1f);
-            for (int dy = 0; dy < patch; dy++, pixels += width, soon += width)
+            long plane = (long)height * width, soon = Pixels(next, across, length) - pixels, rowSoon = (next - row) * 3L * patch * patch;
+            TV sum = TV.Zero;
+            for (int dy = 0; dy < patch; dy++, pixels += width)
             {
                 if (weights != null && (dy == 0 || (top + dy) % cellHeight == 0))
                     SpreadWeights(w, weights + (long)b * cellRows * cellCols, top + dy, left);
-                if (interleaved)
-                    for (int c = 0; c < 3; c++)
-                        for (int i = 0; i < patch; i++) target[3 * i + c] = pixels[c * plane + i];
-                if (!whole)
+                if (whole)
                 {
-                    if (interleaved) sum = Line(dx, x, target, w, 3 * patch * dy, 3 * patch, sum);
-                    else
-                        for (int c = 0; c < 3; c++) sum = Line(dx, x, pixels + c * plane, w, (c * patch + dy) * patch, patch, sum);
+                    sum = ThreeLines(dx == null ? null : dx + dy * patch, x + dy * patch, pixels, plane, w, soon, rowSoon, sum);
                     continue;
                 }
-                for (int c = 0; c < 3; c++)
-                    for (int i = 0; i < patch; i += TV.Count)
-                    {
-                        int at = (c * patch + dy) * patch + i;
-                        Lines<TV>.Ask(soon + c * plane + i);
-                        Lines<TV>.Ask(xSoon + at);
-                        TV d = TV.Load(x + at) - TV.Load(pixels + c * plane + i), weight = weights == null ? one : TV.Load(w + i);
-                        sum = TV.MulAdd(weight, squared ? d * d : TV.Abs(d), sum);
-                        if (dx != null) Slope(d, weight * f).Store(dx + at);
-                    }
+                if (interleaved)
+                {
+                    for (int c = 0; c < 3; c++)
+                        for (int i = 0; i < patch; i++) target[3 * i + c] = pixels[c * plane + i];
+                    sum = Line(dx, x, target, w, 3 * patch * dy, 3 * patch, sum);
+                }
+                else
+                    for (int c = 0; c < 3; c++) sum = Line(dx, x, pixels + c * plane, w, (c * patch + dy) * patch, patch, sum);
             }
             return sum.Sum();
         }
 
+        /// <summary>A line of a patch in its three channels, in whole vectors.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private TV ThreeLines(float* dx, float* x, float* pixels, long plane, float* w, long soon, long rowSoon, TV sum)
+        {
+            int side = patch, area = side * side;   // fields would be read again after every store
+            bool square = squared, weighted = weights != null;
+            TV f = TV.All(factor);
+            for (int i = 0; i < side; i += TV.Count)
+            {
+                Lines<TV>.Ask(pixels + i + soon);
+                Lines<TV>.Ask(pixels + i + plane + soon);
+                Lines<TV>.Ask(pixels + i + 2 * plane + soon);
+                Lines<TV>.Ask(x + i + rowSoon);
+                Lines<TV>.Ask(x + i + area + rowSoon);
+                Lines<TV>.Ask(x + i + 2 * area + rowSoon);
+                Lines<TV>.Ask(dx + i + rowSoon);
+                Lines<TV>.Ask(dx + i + area + rowSoon);
+                Lines<TV>.Ask(dx + i + 2 * area + rowSoon);
+                TV weight = weighted ? TV.Load(w + i) : TV.All(1f), slope = weight * f;
+                TV r = TV.Load(x + i) - TV.Load(pixels + i), g = TV.Load(x + i + area) - TV.Load(pixels + i + plane);
+                TV v = TV.Load(x + i + 2 * area) - TV.Load(pixels + i + 2 * plane);
+                sum = TV.MulAdd(weight, square ? TV.MulAdd(r, r, TV.MulAdd(g, g, v * v)) : TV.Abs(r) + TV.Abs(g) + TV.Abs(v), sum);
+                if (dx == null) continue;
+                Slope(r, slope, square).Store(dx + i);
+                Slope(g, slope, square).Store(dx + i + area);
+                Slope(v, slope, square).Store(dx + i + 2 * area);
+            }
+            return sum;
+        }
+
         /// <summary>The gradient of weight·|d| or weight·d², given factor·weight.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private TV Slope(TV d, TV slope)
-            => squared ? slope * (d + d) : TV.Where(d, TV.Zero, slope, TV.Where(TV.Zero, d, TV.Zero - slope, TV.Zero));
+        private static TV Slope(TV d, TV slope, bool square)
+            => square ? slope * (d + d) : TV.Where(d, TV.Zero, slope, TV.Where(TV.Zero, d, TV.Zero - slope, TV.Zero));
 
         /// <summary>The first pixel of a patch.</summary>
         private float* Pixels(int row, int across, int length)
@@ -179,7 +202,7 @@ public sealed unsafe partial class CpuBackend
                 TV d = Lines<TV>.Load(x + at + i, left) - Lines<TV>.Load(target + i, left);
                 TV weight = weights == null ? TV.All(1f) : Lines<TV>.Load(w + i, left);
                 sum = TV.MulAdd(weight, squared ? d * d : TV.Abs(d), sum);   // past the end d is 0
-                if (dx != null) Lines<TV>.Store(Slope(d, weight * f), dx + at + i, left);
+                if (dx != null) Lines<TV>.Store(Slope(d, weight * f, squared), dx + at + i, left);
             }
             return sum;
         }
@@ -240,9 +263,12 @@ public sealed unsafe partial class CpuBackend
         private (float Sum, float Mass, float Dot) Sums(float* e, float* x, float* t, float* next, ref float largest)
         {
             TV m = TV.All(largest), sum = TV.Zero, mass = TV.Zero, dot = TV.Zero, most = TV.Load(next);
-            int i = 0;
-            for (; i <= cols - TV.Count; i += TV.Count)
+            int i = 0, end = cols - TV.Count;   // a field would be read again after every store
+            for (; i <= end; i += TV.Count)
             {
+                Lines<TV>.Ask(next + i + Lines<TV>.Ahead);
+                Lines<TV>.Ask(t + i + Lines<TV>.Ahead);
+                Lines<TV>.Ask(e + i + Lines<TV>.Ahead);
                 TV a = TV.Load(x + i) - m, target = TV.Load(t + i), v = VectorMath.ExpDown(a);
                 most = TV.Max(most, TV.Load(next + i));
                 v.Store(e + i);
@@ -260,9 +286,9 @@ public sealed unsafe partial class CpuBackend
         private void Slopes(float* e, float* t, float share)
         {
             TV s = TV.All(share), f = TV.All(-factor);
-            int i = 0;
-            for (; i <= cols - TV.Count; i += TV.Count) TV.MulAdd(s, TV.Load(e + i), f * TV.Load(t + i)).Store(e + i);
-            int n = cols - i;
+            int i = 0, width = cols;
+            for (; i <= width - TV.Count; i += TV.Count) TV.MulAdd(s, TV.Load(e + i), f * TV.Load(t + i)).Store(e + i);
+            int n = width - i;
             if (n > 0) TV.MulAdd(s, TV.LoadFirst(e + i, n), f * TV.LoadFirst(t + i, n)).StoreFirst(e + i, n);
         }
 

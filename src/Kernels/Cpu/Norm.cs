@@ -23,6 +23,8 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
+            void* to = y;   // a field would be read again after every store
+            float* scale = gamma, shift = beta;
             for (int row = first; row < last; row++)
             {
                 nint at = (nint)row * cols;
@@ -35,7 +37,7 @@ public sealed unsafe partial class CpuBackend
                 TV vm = TV.All(m), vr = TV.All(r);
                 int i = 0;
                 for (; i <= cols - TV.Count; i += TV.Count)
-                    TE.Store(TV.MulAdd((TV.Load(px + i) - vm) * vr, TV.Load(gamma + i), TV.Load(beta + i)), y, at + i);
+                    TE.Store(TV.MulAdd((TV.Load(px + i) - vm) * vr, TV.Load(scale + i), TV.Load(shift + i)), to, at + i);
                 int n = cols - i;
                 if (n > 0)
                 {
@@ -157,17 +159,22 @@ public sealed unsafe partial class CpuBackend
             void* dyRow = TE.At(dy, at);
             TV m = TV.All(mean[row]), r = TV.All(rstd[row]), mBefore = TV.All(mean[row - 1]), rBefore = TV.All(rstd[row - 1]);
             TV meanG = TV.All(means.G), meanH = TV.All(means.H), g0 = TV.Zero, h0 = TV.Zero;
-            for (int i = 0; i < cols; i += TV.Count)
+            float* weight = gamma;   // fields would be read again after every store
+            int n = cols;
+            bool add = accumulate;
+            for (int i = 0; i < n; i += TV.Count)
             {
-                int before = i - cols;
-                Lines<TV>.Ask(dxRow + i + 512);
-                TV w = TV.Load(gamma + i), d = TE.Load<TV>(dyRow, i), centred = (TV.Load(xRow + i) - m) * r, g = d * w;
+                int before = i - n;
+                Lines<TV>.Ask(xRow + i + Lines<TV>.Ahead);
+                Lines<TV>.Ask(TE.At(dyRow, i + Lines<TV>.Ahead));
+                Lines<TV>.Ask(dxRow + before + Lines<TV>.Ahead);
+                TV w = TV.Load(weight + i), d = TE.Load<TV>(dyRow, i), centred = (TV.Load(xRow + i) - m) * r, g = d * w;
                 g0 += g;
                 h0 = TV.MulAdd(g, centred, h0);
                 TV.MulAdd(d, centred, TV.Load(dgamma + i)).Store(dgamma + i);
                 (TV.Load(dbeta + i) + d).Store(dbeta + i);
                 TV v = Slope(TE.Load<TV>(dyRow, before) * w, (TV.Load(xRow + before) - mBefore) * rBefore, rBefore, meanG, meanH);
-                (accumulate ? v + TV.Load(dxRow + before) : v).Store(dxRow + before);
+                (add ? v + TV.Load(dxRow + before) : v).Store(dxRow + before);
             }
             return (g0.Sum() / cols, h0.Sum() / cols);
         }

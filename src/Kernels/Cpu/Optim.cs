@@ -125,15 +125,20 @@ public sealed unsafe partial class CpuBackend
                 TV step = TV.All((float)(-s.LearningRate / (1 - Math.Pow(beta1, s.Step))));
                 TV unbias = TV.All((float)(1 / Math.Sqrt(1 - Math.Pow(beta2, s.Step))));
                 float* pp = p + at, pm = m + at, pv = v + at, pg = gradient + at;
+                ushort* pc = copy == null ? null : copy + at;
                 for (; i <= n - TV.Count; i += TV.Count)
                 {
+                    Lines<TV>.Ask(pm + i + Lines<TV>.Ahead);
+                    Lines<TV>.Ask(pv + i + Lines<TV>.Ahead);
+                    Lines<TV>.Ask(pp + i + Lines<TV>.Ahead);
+                    Lines<TV>.Ask(pg + i + Lines<TV>.Ahead);
                     TV mean = TV.Load(pm + i), square = TV.Load(pv + i), own = TV.Load(pp + i);
                     TV update = Update(scale * TV.Load(pg + i), ref mean, ref square, b1, rest1, b2, rest2, step, unbias, e);
                     mean.Store(pm + i);
                     square.Store(pv + i);
                     TV now = TV.MulAdd(keep, own, update);
                     now.Store(pp + i);
-                    if (copy != null) now.Store(copy + at + i);
+                    if (pc != null) now.Store(pc + i);
                 }
                 int left = n - i;
                 if (left == 0) continue;
@@ -143,7 +148,7 @@ public sealed unsafe partial class CpuBackend
                 lastSquare.StoreFirst(pv + i, left);
                 TV lastNow = TV.MulAdd(keep, TV.LoadFirst(pp + i, left), lastUpdate);
                 lastNow.StoreFirst(pp + i, left);
-                if (copy != null) lastNow.StoreFirst(copy + at + i, left);
+                if (pc != null) lastNow.StoreFirst(pc + i, left);
             }
         }
 
