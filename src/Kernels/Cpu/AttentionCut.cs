@@ -1,10 +1,10 @@
 namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
-/// How attention is cut on the CPU. A chunk is one head of one image, the heads of an image one after another; with a bias, which is transposed once a
-/// chunk, one head of a group of images: at most <see cref="MaxChunks"/> where the heads are fewer, whatever the batch and the threads. Inside, queries come in panels one register tile wide, and the scores of a panel are held transposed, a key
-/// a row: so maxima, exponentials and sums run across the lanes with no tail along the keys, keys and values are the rows of the tiles, and a
-/// panel's scores (145 keys × 48 queries: 28 kB) stay in L1.
+/// How attention is cut on the CPU. A chunk is one head of one image, and a thread does an image's heads one after another; with a bias, which is
+/// transposed once a chunk, one head of a group of images: at most <see cref="MaxChunks"/> where the heads are fewer. Inside, queries come in panels
+/// one register tile wide, and the scores of a panel are held transposed, a key a row: so maxima, exponentials and sums run across the lanes with
+/// no tail along the keys, keys and values are the rows of the tiles, and a panel's scores (145 keys × 48 queries: 28 kB) stay in L1.
 /// </summary>
 internal readonly struct AttentionCut
 {
@@ -79,7 +79,12 @@ internal readonly struct AttentionCut
     /// <summary>The head of a chunk and its images.</summary>
     public (int Head, int First, int Last) Part(int chunk)
     {
-        if (!Biased) return (chunk % Heads, chunk / Heads, chunk / Heads + 1);
+        if (!Biased)
+        {
+            // As many images side by side as there are threads: each thread stays with an image, whose rows its heads share.
+            int first = chunk / (Heads * Threads) * Threads, together = Math.Min(Threads, Images - first), at = chunk - first * Heads;
+            return (at / together, first + at % together, first + at % together + 1);
+        }
         int g = chunk % Groups;
         return (chunk / Groups, (int)((long)Images * g / Groups), (int)((long)Images * (g + 1) / Groups));
     }

@@ -237,6 +237,7 @@ public sealed unsafe partial class CpuBackend
             for (int r = row; r < row + rows; r++, branch += MicroKernels.Vectors * TV.Count)
             {
                 float* c = p.C + (nint)r * p.N + col, x = starts ? p.Residual + (nint)r * p.N + col : c;
+                AskBelow<TV>(x, c, p.N, cols);
                 ScaleAddRow<TV>(c, branch, x, p.Scales.Gamma == null ? null : p.Scales.Gamma + col, p.Scales.OfRow(r), cols);
             }
         }

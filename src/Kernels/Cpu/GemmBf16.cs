@@ -214,8 +214,11 @@ public sealed unsafe partial class CpuBackend
             {
                 nint at = (nint)r * q.P.N + col;
                 if (apart)
+                {
+                    AskBelow<Lanes16>(q.P.Residual + at, q.P.C + at, q.P.N, cols);
                     ScaleAddRow<Lanes16>(q.P.C + at, tile, q.P.Residual + at, q.P.Scales.Gamma == null ? null : q.P.Scales.Gamma + col,
                         q.P.Scales.OfRow(r), cols);
+                }
                 else if (q.HalfC) PutRow<Bf16Element>(at, tile, cols);
                 else PutRow<F32Element>(at, tile, cols);
             }

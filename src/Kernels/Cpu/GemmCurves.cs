@@ -4,12 +4,24 @@ using System.Runtime.Intrinsics.X86;
 namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
-/// GELU and GELU′ of finished tiles, while a tile is in L1. What lies beside it comes from memory: each row asks for the row that the next tile below
+/// What becomes of finished tiles while they are in L1: GELU, GELU′. What lies beside a tile comes from memory: each row asks for the row that the next tile below
 /// will want. Never inlined: in one method with a product's tiles, vector operations become calls.
 /// </summary>
 public sealed unsafe partial class CpuBackend
 {
     private const int TileBelow = 8;   // rows of the tallest tile
+
+    /// <summary>Asks for the rows of the next tile below, of what is read and of what is written.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void AskBelow<TV>(float* read, float* written, nint stride, int cols) where TV : struct, ILanes<TV>
+    {
+        if (!Sse.IsSupported || TV.Count == 1) return;
+        for (int j = 0; j < cols; j += 16)
+        {
+            Sse.Prefetch1(read + TileBelow * stride + j);
+            if (written != read) Sse.Prefetch1(written + TileBelow * stride + j);
+        }
+    }
 
     /// <summary>y = GELU(c); rows of both lie stride apart.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]

@@ -118,7 +118,9 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     {
         Vector512<uint> u = V.AsUInt32(), nearest = u + Vector512.Create(0x7FFFu) + ((u >> 16) & Vector512<uint>.One);
         Vector512<uint> kept = Avx512F.BlendVariable(nearest, u | Vector512.Create(0x0040_0000u), Avx512F.CompareUnordered(V, V).AsUInt32());
-        return Avx512F.ConvertToVector256UInt16(kept >> 16);
+        Vector512<ushort> upper = Vector512.Create((ushort)1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+            1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);   // one shuffle; a shift and a narrowing are four operations
+        return Avx512BW.PermuteVar32x16(kept.AsUInt16(), upper).GetLower();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
