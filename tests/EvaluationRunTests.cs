@@ -1,6 +1,10 @@
 using System.Text.Json;
 using MimEngine.Cli;
+using MimEngine.Engine.Experiments;
 using MimEngine.Engine.Imaging;
+using MimEngine.Engine.Pretraining;
+using MimEngine.Kernels;
+using MimEngine.Kernels.Cpu;
 using NUnit.Framework;
 
 namespace MimEngine.Tests;
@@ -55,6 +59,24 @@ public class EvaluationRunTests
             Assert.That(seen, Is.Not.Empty, name);
             Assert.That(seen, Has.All.InRange(0.05, 1.0), "ten classes of clothes: even raw pixels are told apart");
         }
+    }
+
+    [Test]
+    public void Neighbours_take_the_memory_that_was_planned([Values] Precision precision)
+    {
+        PretrainConfig config = StepTests.Config("ibot");
+        config = config with { Run = config.Run with { KnnEveryEpochs = 1, KnnPictures = 300, Precision = precision } };
+        MemoryPlan plan = PretrainRun.Plan(config, "cpu", threads: 2, pictures: 6000), without = MemoryPlan.Of(config, threads: 2);
+        using var cpu = new CpuBackend(2, precision: precision);
+        using var pretrainer = new Pretrainer(cpu, config, plan.ArenaBytes);
+        pretrainer.Pass(StepTests.Crops(config, 1), 0, firstPass: true);
+        pretrainer.Update(1e-3);
+        using var knn = new LiveKnn(cpu, config, data: null, threads: 1);
+        Assert.That(knn.Look(pretrainer.Teacher!.Model.Params), Has.Count.EqualTo(2));
+        // The bank of features and similarities is gone again after a look: 300 rows and 256, and 256 × 300 numbers.
+        long bank = 4L * ((300 + 256) * config.Encoder.Width + 256 * 300), used = cpu.AllocatedBytes + cpu.OwnBytes;
+        Assert.That(used + bank, Is.EqualTo(plan.TotalBytes).Within(2).Percent);
+        Assert.That(plan.WatchBytes, Is.GreaterThan(without.TotalBytes / 20), "it is no rounding");
     }
 
     [Test]

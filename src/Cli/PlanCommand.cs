@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using MimEngine.Engine.Data;
+using MimEngine.Engine.Experiments;
 using MimEngine.Engine.Nn;
 using MimEngine.Engine.Pretraining;
 
@@ -33,7 +34,7 @@ internal static class PlanCommand
         if (batches == 0)
             throw new DataException($"{data}: {pictures} pictures are fewer than one batch of {config.Run.Batch}; "
                 + $"use --batch {pictures} or less.");
-        MemoryPlan plan = MemoryPlan.Of(config, device, threads);
+        MemoryPlan plan = PretrainRun.Plan(config, device, threads, pictures);
         StepCost cost = StepCost.Of(config);
         long steps = config.TotalSteps(batches), perUpdate = (long)config.Run.Batch * config.Run.Accumulate;
         VitConfig vit = config.Encoder;
@@ -45,6 +46,7 @@ internal static class PlanCommand
             ["memory: activations", Words.Bytes(plan.ArenaBytes),
                 $"{plan.ArenaBytes} bytes, batch {config.Run.Batch}, recompute {config.Run.Recompute.ToString().ToLowerInvariant()}"],
             [$"memory: scratch of {device}", Words.Bytes(plan.ScratchBytes), $"{plan.ScratchBytes} bytes"],
+            .. plan.WatchBytes == 0 ? Array.Empty<string[]>() : [["memory: k-NN while training", Words.Bytes(plan.WatchBytes), $"{plan.WatchBytes} bytes"]],
             ["memory: all of these", Words.Bytes(plan.TotalBytes), $"{plan.TotalBytes} bytes"],
             ["operations a picture", Words.Count(cost.Total) + "FLOP", $"forward {Words.Count(cost.Forward)}FLOP"],
             ["operations an update", Words.Count(cost.Total * perUpdate) + "FLOP", $"{perUpdate} pictures"],

@@ -12,7 +12,7 @@ namespace MimEngine.Engine.Experiments;
 /// What the features of a run are worth while it trains: weighted k-NN (k = 20) of [cls] and of the mean patch after the last block and its
 /// norm, on labelled pictures that are only resized. It changes nothing in the run.
 /// </summary>
-/// <remarks>Its encoder and features take memory beside the plan's. The originals vote at the teacher's temperature, here it is always 0.07.</remarks>
+/// <remarks>The originals vote at the teacher's temperature, here it is always 0.07.</remarks>
 internal sealed class LiveKnn : IDisposable
 {
     private const int Neighbours = 20;
@@ -32,9 +32,29 @@ internal sealed class LiveKnn : IDisposable
         _train = new Thinned(Datasets.Open(data, Split.Train).WithLabels("k-NN while training"), config.Run.KnnPictures);
         _test = new Thinned(Datasets.Open(data, Split.Test).WithLabels("k-NN while training"), config.Run.KnnPictures);
         _views = new AugmentedViews(AugmentConfig.Resize, config.Encoder.ImagePixels);
-        _encoder = new FrozenEncoder(backend, config.Encoder, new FeaturePlace(config.Encoder.Depth, config.Encoder.FinalNorm, Pooling.Cls),
-            [Pooling.MeanPatches]);
+        _encoder = Encoder(backend, config);
     }
+
+    /// <summary>A look on a backend that computes nothing, for <see cref="MemoryPlan"/>; none where the run asks for no k-NN.</summary>
+    /// <param name="pictures">Training pictures there are.</param>
+    public static Action<Backend>? Rehearsal(PretrainConfig config, int pictures)
+    {
+        if (config.Run.KnnEveryEpochs == 0) return null;
+        int bank = Math.Min(pictures, config.Run.KnnPictures), side = config.Encoder.ImagePixels;
+        return backend =>
+        {
+            using FrozenEncoder encoder = Encoder(backend, config);
+            encoder.Encode(new float[encoder.Width], new byte[3 * side * side], 1);
+            int width = encoder.Row.Parts.Max(p => p.Length);
+            KnnProbe.Score(backend, Nearest(bank), new FeatureSet(new float[bank * width], new int[bank], width),
+                new FeatureSet(new float[KnnProbe.LargestChunk * width], new int[KnnProbe.LargestChunk], width), 1);
+        };
+    }
+
+    private static FrozenEncoder Encoder(Backend backend, PretrainConfig config) => new(backend, config.Encoder,
+        new FeaturePlace(config.Encoder.Depth, config.Encoder.FinalNorm, Pooling.Cls), [Pooling.MeanPatches]);
+
+    private static KnnConfig Nearest(int pictures) => new() { Neighbours = [Math.Min(Neighbours, pictures)] };
 
     /// <summary>"knn.cls" and "knn.patches": shares of test pictures whose class wins the vote.</summary>
     /// <param name="network">The teacher's parameters where there is one, else the student's.</param>
@@ -43,7 +63,7 @@ internal sealed class LiveKnn : IDisposable
         Dictionary<string, float[]> weights = network.Params.Where(p => _encoder.Has(p.Name)).ToDictionary(p => p.Name, p => Transfer.Floats(_backend, p.Data));
         _encoder.Load(weights, "the network of this run");
         FeatureSet train = FeatureSet.Extract(_encoder, _train, _views, _threads), test = FeatureSet.Extract(_encoder, _test, _views, _threads);
-        var config = new KnnConfig { Neighbours = [Math.Min(Neighbours, train.Count)] };
+        KnnConfig config = Nearest(train.Count);
         List<Metric> metrics = [];
         foreach (FeaturePart part in _encoder.Row.Parts)
         {

@@ -75,7 +75,7 @@ public sealed class PretrainRun : IDisposable
         _configHash = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(json)));
         _dataset = Datasets.Open(options.Data ?? _config.Data, Split.Train);
         _backend = Backend.Open(options.Device, options.Threads, _config.Run.Precision);
-        _plan = MemoryPlan.Of(_config, options.Device, options.Threads);
+        _plan = Plan(_config, options.Device, options.Threads, _dataset.Count);
         _pretrainer = new Pretrainer(_backend, _config, _plan.ArenaBytes, initialise: options.Resume is null,
             new Timetable(_config, _dataset.Count / _config.Run.Batch));
         _state = new RunState(_backend, _pretrainer);
@@ -91,6 +91,11 @@ public sealed class PretrainRun : IDisposable
         if (options.Resume is not null) _step = Restore();
         _folder.AddEnvironment(options.Environment(_backend, _step));
     }
+
+    /// <summary>The memory of a whole run: its steps, and what looks at it while it trains.</summary>
+    /// <param name="pictures">Training pictures there are.</param>
+    public static MemoryPlan Plan(PretrainConfig config, string device, int threads, int pictures)
+        => MemoryPlan.Of(config, device, threads, LiveKnn.Rehearsal(config, pictures));
 
     /// <summary>Runs or continues an experiment to its end, or until <paramref name="stop"/> is set.</summary>
     /// <exception cref="RunException">The run folder cannot be used, or the final checkpoint could not be saved.</exception>

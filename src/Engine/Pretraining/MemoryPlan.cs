@@ -25,11 +25,15 @@ public sealed record MemoryPlan
     /// <summary>The ten largest kinds of activation.</summary>
     public required IReadOnlyList<PlannedActivation> Largest { get; init; }
 
-    public long TotalBytes => SlabBytes + ArenaBytes + ScratchBytes;
+    /// <summary>What is kept to look at the run while it trains: k-NN's encoder and bank.</summary>
+    public long WatchBytes { get; init; }
+
+    public long TotalBytes => SlabBytes + ArenaBytes + ScratchBytes + WatchBytes;
 
     /// <summary>Runs one step of the experiment on backends that do nothing.</summary>
     /// <param name="device">"cpu" adds what its kernels keep beside tensors.</param>
-    public static MemoryPlan Of(PretrainConfig config, string device = "cpu", int threads = 0)
+    /// <param name="watch">Does once on a backend what a look at the run does; none = nobody looks.</param>
+    public static MemoryPlan Of(PretrainConfig config, string device = "cpu", int threads = 0, Action<Backend>? watch = null)
     {
         const long Unlimited = 1L << 50;
         Dictionary<(Shape Shape, long Bytes), int> kinds = [];
@@ -41,13 +45,16 @@ public sealed record MemoryPlan
                 kinds[(shape, bytes)] = kinds.GetValueOrDefault((shape, bytes)) + 1;
             OneUpdate(pretrainer, config);
             arena = pretrainer.Arena.Peak;
+            using var beside = new NullBackend(config.Run.Precision);
+            watch?.Invoke(beside);
             (long slabs, long parameters) = (nothing.AllocatedBytes - Unlimited, pretrainer.Model.Params.Count);
             return new MemoryPlan
             {
                 Parameters = parameters,
                 SlabBytes = slabs,
                 ArenaBytes = arena,
-                ScratchBytes = device == "cpu" ? CpuScratch(config, arena, threads) : 0,
+                ScratchBytes = device == "cpu" ? CpuScratch(config, arena, threads, watch) : 0,
+                WatchBytes = beside.AllocatedBytes,
                 Largest = [.. kinds.Select(k => new PlannedActivation(k.Key.Shape, k.Key.Bytes, k.Value))
                     .OrderByDescending(a => a.Bytes * a.Count).Take(10)],
             };
@@ -55,11 +62,12 @@ public sealed record MemoryPlan
     }
 
     /// <summary>A CPU that runs no kernel still asks for its scratch; memory nobody touches costs nothing.</summary>
-    private static long CpuScratch(PretrainConfig config, long arenaBytes, int threads)
+    private static long CpuScratch(PretrainConfig config, long arenaBytes, int threads, Action<Backend>? watch)
     {
         using CpuBackend dry = CpuBackend.Dry(threads, config.Run.Precision);
         using var pretrainer = new Pretrainer(dry, config, arenaBytes, initialise: false);
         OneUpdate(pretrainer, config);
+        watch?.Invoke(dry);
         return dry.OwnBytes;
     }
 

@@ -21,6 +21,9 @@ public static class KnnProbe
     private const float NormEps = 1e-12f;
     private const long SimilarityElements = 8L << 20;
 
+    /// <summary>Test pictures that are compared at once, at most.</summary>
+    internal const int LargestChunk = 256;
+
     /// <summary>Scores every k of the config that there are training pictures for, in ascending order.</summary>
     /// <param name="chunk">Test pictures at a time; results do not depend on it. 0 = what fits 32 MB.</param>
     public static IReadOnlyList<KnnScore> Score(Backend backend, KnnConfig config, FeatureSet train, FeatureSet test, int classes,
@@ -29,7 +32,7 @@ public static class KnnProbe
         int[] ks = [.. config.Neighbours.Where(k => k <= train.Count).Distinct().Order()];
         KnnScore[] scores = [.. ks.Select(k => new KnnScore(k, new int[test.Count], new double[test.Count], 0, 0))];
         if (ks.Length == 0) return scores;
-        if (chunk == 0) chunk = (int)Math.Clamp(SimilarityElements / train.Count, 1, 256);
+        if (chunk == 0) chunk = (int)Math.Clamp(SimilarityElements / train.Count, 1, LargestChunk);
         int c = train.Width, real = backend.Real.Size();
         using Storage memory = backend.Allocate(((long)train.Count * c + (long)chunk * c + (long)chunk * train.Count) * real);
         var bank = new Tensor(memory, 0, new Shape(train.Count, c), backend.Real);
