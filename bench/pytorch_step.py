@@ -4,7 +4,7 @@
 
 MODELS: comma-separated of ti32 (32 px, patch 4, batch 64), ti, s (192 px, patch 16, batch 16), b (batch 8). MODES: f32, bf16 (autocast,
 attention written out: PyTorch's fused bf16 attention was slower where we tried it). Threads: OMP_NUM_THREADS. Models and modes are
-interleaved. DEVICE: cpu or cuda (then with PyTorch's fused attention), BATCH instead of the model's own. PyTorch wants an OpenMP OpenBLAS and likes tcmalloc (LD_PRELOAD); it is a yardstick only, nothing here depends on it.
+interleaved; with one model and one mode the peak of resident memory above what PyTorch itself takes is printed too. DEVICE: cpu or cuda (then with PyTorch's fused attention), BATCH instead of the model's own. PyTorch wants an OpenMP OpenBLAS and likes tcmalloc (LD_PRELOAD); it is a yardstick only, nothing here depends on it.
 """
 import contextlib
 import sys
@@ -85,6 +85,12 @@ def step(case, mode):
     return time.perf_counter() - start
 
 
+def resident(key):
+    """MiB of this process: VmRSS now, VmHWM at most."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key)) / 1024
+
+
 def main():
     names = (sys.argv[1] if len(sys.argv) > 1 else "ti32,ti,s,b").split(",")
     modes = (sys.argv[2] if len(sys.argv) > 2 else "f32,bf16").split(",")
@@ -93,6 +99,7 @@ def main():
     batches = {name: int(sys.argv[5]) if len(sys.argv) > 5 else MODELS[name][4] for name in names}
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
+    before = resident("VmRSS")
     cases = [(name, mode, make(name, device, batches[name]), []) for name in names for mode in modes]
     for round_ in range(-2, rounds):
         for name, mode, case, seconds in cases:
@@ -105,6 +112,8 @@ def main():
         seconds.sort()
         batch = batches[name]
         print(f"{name} {mode}, batch {batch}: {batch / seconds[0]:.1f} img/s best, {batch / seconds[len(seconds) // 2]:.1f} median")
+    if len(cases) == 1:
+        print(f"peak of resident memory: {resident('VmHWM') - before:.0f} MiB above the {before:.0f} MiB before the model")
 
 
 main()

@@ -148,7 +148,8 @@ public sealed unsafe partial class CpuBackend
             new Span<float>(zeros, width).Clear();
             int packFrom = q.InPlace ? firstRow + (lastRow - firstRow) / tileRows * tileRows : firstRow;
             if (packFrom < lastRow) PackA(area, packedRow, packFrom, lastRow - packFrom);
-            bool several = p.Block < p.K, apart = p.Finish == Finish.Residual, curved = p.Finish is Finish.Gelu or Finish.Slope;
+            bool apart = p.Finish == Finish.Residual, sloped = p.Finish == Finish.Slope, curved = sloped || p.Finish == Finish.Gelu;
+            bool roundable = q.HalfC && q.Code.Dots != null && p.Block >= p.K && !p.Accumulate && !sloped;
             Tile t = default;
             (t.AStep, t.BRow) = (1, width);
             for (int panel = firstPanel; panel < lastPanel; panel++)
@@ -169,7 +170,7 @@ public sealed unsafe partial class CpuBackend
                 {
                     int n = Math.Min(tileRows, lastRow - row);
                     bool inPlace = q.InPlace && n == tileRows, whole = n == tileRows && !apart && (cols == width || q.Code.Dots != null && cols % 16 == 0);
-                    bool rounds = q.HalfC && whole && !curved && q.Code.Dots != null && !several && !p.Accumulate, direct = whole && !q.HalfC;
+                    bool rounds = roundable && whole, direct = whole && !q.HalfC;
                     uint* a = inPlace ? (uint*)q.A + (nint)row * (p.K / 2) : area + (row - packFrom) * packedRow;
                     t.ARow = inPlace ? p.K / 2 : packedRow;
                     nint at = (nint)row * p.N + col;
@@ -186,10 +187,14 @@ public sealed unsafe partial class CpuBackend
                         t.Ahead = fetchesA ? (byte*)(a + tileRows * t.ARow) + k / 2 * t.AheadStep : block == 0 ? (byte*)nextB : (byte*)t.B;
                         q.Code.Run(&t, vectors, rounds);
                     }
-                    if (curved && q.HalfC) Curve(spare, width, at, n, cols);
+                    if (rounds)
+                    {
+                        if (curved) TakeGelu((ushort*)p.C + at, (ushort*)p.Beside + at, p.N, n, cols);
+                    }
+                    else if (curved && q.HalfC) Curve(spare, width, at, n, cols);
                     else
                     {
-                        if (!direct && !rounds) Put(spare, width, row, n, col, cols, apart);
+                        if (!direct) Put(spare, width, row, n, col, cols, apart);
                         if (p.Finish == Finish.Gelu) TakeGelu<Lanes16>(p.C + at, p.Beside + at, p.N, n, cols);
                         else if (p.Finish == Finish.Slope) TakeSlope<Lanes16>(p.C + at, p.Beside + at, p.N, n, cols);
                     }

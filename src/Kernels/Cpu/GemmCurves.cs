@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
 namespace MimEngine.Kernels.Cpu;
@@ -56,6 +57,32 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
+    /// <summary>y = GELU(c).</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void TakeGelu(ushort* c, ushort* y, nint stride, int rows, int cols)
+    {
+        for (int r = 0; r < rows; r++, c += stride, y += stride)
+        {
+            int j = 0;
+            for (; j <= cols - 16; j += 16)
+            {
+                if (Sse.IsSupported) Sse.Prefetch1(y + TileBelow * stride + j);
+                StoreFinite(VectorMath.Gelu(Lanes16.Load(c + j)), y + j);
+            }
+            if (j < cols) VectorMath.Gelu(Lanes16.LoadFirst(c + j, cols - j)).StoreFirst(y + j, cols - j);
+        }
+    }
+
+    /// <summary>
+    /// Rounds to bfloat16 what came out of arithmetic with bfloat16 numbers: a NaN among it has no low bits that could carry into its sign.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void StoreFinite(Lanes16 v, ushort* p)
+    {
+        Vector512<uint> u = v.V.AsUInt32();
+        Lanes16.Upper(u + Vector512.Create(0x7FFFu) + (u >> 16 & Vector512<uint>.One)).Store(p);
+    }
+
     /// <summary>c = the tile and y = GELU(tile), both rounded once.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void TakeGelu(ushort* c, ushort* y, nint stride, float* tile, int width, int rows, int cols)
@@ -87,7 +114,7 @@ public sealed unsafe partial class CpuBackend
             for (; j <= cols - 16; j += 16)
             {
                 if (Sse.IsSupported) Sse.Prefetch1(h + TileBelow * stride + j);
-                (Lanes16.Load(tile + j) * VectorMath.GeluSlope(Lanes16.Load(h + j))).Store(c + j);
+                StoreFinite(Lanes16.Load(tile + j) * VectorMath.GeluSlope(Lanes16.Load(h + j)), c + j);
             }
             int n = cols - j;
             if (n > 0) (Lanes16.LoadFirst(tile + j, n) * VectorMath.GeluSlope(Lanes16.LoadFirst(h + j, n))).StoreFirst(c + j, n);

@@ -118,9 +118,16 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
     {
         Vector512<uint> u = V.AsUInt32(), nearest = u + Vector512.Create(0x7FFFu) + ((u >> 16) & Vector512<uint>.One);
         Vector512<uint> kept = Avx512F.BlendVariable(nearest, u | Vector512.Create(0x0040_0000u), Avx512F.CompareUnordered(V, V).AsUInt32());
-        Vector512<ushort> upper = Vector512.Create((ushort)1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+        return Upper(kept);
+    }
+
+    /// <summary>The upper half of each lane.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<ushort> Upper(Vector512<uint> v)
+    {
+        Vector512<ushort> odd = Vector512.Create((ushort)1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
             1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);   // one shuffle; a shift and a narrowing are four operations
-        return Avx512BW.PermuteVar32x16(kept.AsUInt16(), upper).GetLower();
+        return Avx512BW.PermuteVar32x16(v.AsUInt16(), odd).GetLower();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
