@@ -207,12 +207,13 @@ public sealed unsafe partial class CpuBackend
                     int col = panel * width, cols = Math.Min(width, p.N - col), vectors = Ceiling(cols, TV.Count);
                     t.Tail = cols % TV.Count;
                     t.B = p.B + block * p.BBlock + panel * p.BPanel;
-                    // The first panel's tiles fetch the next tile's rows of A, one run of memory if K is one block; the others' fetch the
-                    // next panel of B among them.
-                    bool fetchesA = panel == firstPanel && p.Block >= p.K;
+                    // The first panel's tiles fetch the next tile's rows of A, an eighth of the steps for each; the others' fetch among them the panel
+                    // of B that comes next, which may be the next block's first.
+                    bool fetchesA = panel == firstPanel;
+                    float* nextB = panel + 1 < lastPanel ? t.B + p.BPanel : p.B + (block + 1) * p.BBlock + firstPanel * p.BPanel;
                     int shareOfB = Ceiling((int)p.BPanel, Ceiling(lastRow - firstRow, tileRows));
                     t.AheadStep = fetchesA ? tileRows * sizeof(float) : Math.Min(64, Ceiling(shareOfB * sizeof(float), t.K));
-                    float* nextB = t.B + p.BPanel;
+                    t.AheadJump = fetchesA ? (p.K - t.K / 16 * 16) * (nint)sizeof(float) : 0;
                     t.Start = starts && p.Bias != null ? p.Bias + col : zeros;
                     for (int row = firstRow; row < lastRow; row += tileRows)
                     {

@@ -50,6 +50,9 @@ internal unsafe struct Tile
     public byte* Ahead;
     public nint AheadStep;
 
+    /// <summary>Emitted tiles add these bytes after each eighth of the steps, to go on to the next of eight rows.</summary>
+    public nint AheadJump;
+
     // What follows exists for tiles that gather (TileRoutines.Gather) only; they move on AheadStep bytes every second step, however many.
 
     /// <summary>A second run of such lines.</summary>

@@ -32,7 +32,7 @@ internal static unsafe partial class TileCode
     /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
     private readonly struct Fields
     {
-        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, Also, AlsoStep, CopyA, CopyB, Sums;
+        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, AheadJump, Also, AlsoStep, CopyA, CopyB, Sums;
 
         public Fields()
         {
@@ -41,6 +41,7 @@ internal static unsafe partial class TileCode
             (K, A, ARow, AStep) = (At(&t.K), At(&t.A), At(&t.ARow), At(&t.AStep));
             (B, BRow, Start, C, CRow) = (At(&t.B), At(&t.BRow), At(&t.Start), At(&t.C), At(&t.CRow));
             (Accumulate, Ahead, AheadStep) = (At(&t.Accumulate), At(&t.Ahead), At(&t.AheadStep));
+            AheadJump = At(&t.AheadJump);
             (Also, AlsoStep, CopyA, CopyB, Sums) = (At(&t.Also), At(&t.AlsoStep), At(&t.CopyA), At(&t.CopyB), At(&t.Sums));
             int At(void* field) => (int)((byte*)field - o);
         }
@@ -141,6 +142,7 @@ internal static unsafe partial class TileCode
         c.lea(cRow, __[cRow + r9 * (4 >> shrink)]);
         c.mov(turns, eighth);
         Turns();
+        c.add(r10, __[rdi + f.AheadJump]);
         c.dec(rows);
         c.jne(row);
         c.Label(ref few);
