@@ -3,6 +3,7 @@ using MimEngine.Bench;
 
 switch (args)
 {
+    case ["gemm", "tails", ..]: return GemmTails.Run(args.Length > 2 ? int.Parse(args[2]) : 1);
     case ["gemm", ..]: return GemmTable.Run(args[1..]);
     case ["fast", ..]: return FastBench.Run(args.AsSpan(1));
     case ["loader", ..]: return LoaderBench.Run(args.AsSpan(1));

@@ -71,13 +71,16 @@ public sealed unsafe partial class CpuBackend
     // one above the other in a unit: that often a panel is used once it is in L2, with 295 kB of A, a third of the smallest L2
     private const int ChunkTiles = 12;
     private const int LeastUnits = 48;         // units of work of a product: enough for a few threads to end together
+    private const long LeastShared = 1 << 20;  // flops: 5 µs of one thread, twice what it takes to call another and to wait for it
+    private const int PackFlops = 64;          // that a number packed costs as much time as
 
     /// <summary>y = x·wᵀ (+ b), or what the product's finish makes of it.</summary>
     private void MultiplyByTransposed<TV>(Product p, float* x, float* w) where TV : struct, ILanes<TV>
     {
         int width = MicroKernels.Vectors * TV.Count, panels = Ceiling(p.N, width);
         PlaceB<TV>(ref p, GemmScratch(PackedFloats(p.N, p.K, width)));
-        _rows.For(panels * Ceiling(p.K, p.Block), 1, new PackColumns(p, width, panels, w));
+        int tasks = panels * Ceiling(p.K, p.Block);
+        _rows.For(tasks, Grain(tasks, 1, PackFlops * (long)p.N * p.K), new PackColumns(p, width, panels, w));
         p.A = x;
         Multiply<TV>(p);
     }
@@ -86,7 +89,7 @@ public sealed unsafe partial class CpuBackend
     private void MultiplyPlain<TV>(Product p, float* a, float* b) where TV : struct, ILanes<TV>
     {
         PlaceB<TV>(ref p, GemmScratch(PackedFloats(p.N, p.K, MicroKernels.Vectors * TV.Count)));
-        _rows.For(p.K, GemmPack.TaskRows, new PackRows<TV>(p, b));
+        _rows.For(p.K, Grain(p.Block, GemmPack.TaskRows, PackFlops * (long)p.N * p.K), new PackRows<TV>(p, b));
         p.A = a;
         Multiply<TV>(p);
     }
@@ -120,8 +123,12 @@ public sealed unsafe partial class CpuBackend
     {
         Units<TV>(ref p);
         p.Emitted = Emitted;
-        _rows.For(Ceiling(p.M, p.ChunkRows) * p.Groups, 1, new ProductUnits<TV>(p));
+        int units = Ceiling(p.M, p.ChunkRows) * p.Groups;
+        _rows.For(units, Grain(units, 1, 2L * p.M * p.N * p.K), new ProductUnits<TV>(p));
     }
+
+    /// <summary>What threads take at a time: a share, or all where calling them takes longer than the work.</summary>
+    private static int Grain(int all, int share, long flops) => flops < LeastShared ? Math.Max(1, all) : share;
 
     private static void PlaceB<TV>(ref Product p, float* scratch) where TV : struct, ILanes<TV>
     {

@@ -70,8 +70,9 @@ public sealed unsafe partial class CpuBackend
     {
         PairProduct q = Pairs(p, x, y);
         int tasks = Ceiling(p.N, q.Code.Width) * Ceiling(p.K, q.P.Block);
-        if (w.DType == DType.BF16) _rows.For(tasks, 1, new PackPairColumns<Bf16Element>(q, w.Raw));
-        else _rows.For(tasks, 1, new PackPairColumns<F32Element>(q, w.Raw));
+        int grain = Grain(tasks, 1, PackFlops * (long)p.N * p.K);
+        if (w.DType == DType.BF16) _rows.For(tasks, grain, new PackPairColumns<Bf16Element>(q, w.Raw));
+        else _rows.For(tasks, grain, new PackPairColumns<F32Element>(q, w.Raw));
         MultiplyPairs(q);
     }
 
@@ -80,8 +81,9 @@ public sealed unsafe partial class CpuBackend
     {
         PairProduct q = Pairs(p, a, c);
         int tasks = Ceiling(p.K, q.P.Block) * (q.P.Block / AmxCode.Step);
-        if (b.DType == DType.BF16) _rows.For(tasks, 1, new PackPairRows<Bf16Element>(q, b.Raw));
-        else _rows.For(tasks, 1, new PackPairRows<F32Element>(q, b.Raw));
+        int grain = Grain(tasks, 1, PackFlops * (long)p.N * p.K);
+        if (b.DType == DType.BF16) _rows.For(tasks, grain, new PackPairRows<Bf16Element>(q, b.Raw));
+        else _rows.For(tasks, grain, new PackPairRows<F32Element>(q, b.Raw));
         MultiplyPairs(q);
     }
 
@@ -89,7 +91,7 @@ public sealed unsafe partial class CpuBackend
     {
         int units = Ceiling(q.P.M, q.P.ChunkRows) * q.P.Groups;
         long desk = q.PackedWords + (AmxCode.Rows + 2) * MicroKernels.Vectors * 16;
-        _rows.For(units, 1, new PairUnits(q, NewDesks(Bf16DeskSlot, units, desk)));
+        _rows.For(units, Grain(units, 1, (long)q.P.M * q.P.N * q.P.K), new PairUnits(q, NewDesks(Bf16DeskSlot, units, desk)));
     }
 
     private readonly struct PackPairColumns<TE>(PairProduct q, void* w) : IRowKernel where TE : struct, IElement
@@ -177,7 +179,7 @@ public sealed unsafe partial class CpuBackend
                     for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
                     {
                         int length = Math.Min(p.Block, p.K - k);
-                        t.K = inPlace ? length / 2 : Ceiling(length, AmxCode.Step) * Bf16Pack.Group;
+                        t.K = q.Code.Dots != null ? Ceiling(length, 2) : Ceiling(length, AmxCode.Step) * Bf16Pack.Group;
                         t.A = (float*)(a + k / 2);
                         t.B = (float*)(q.B + block * q.BBlock + panel * q.Panel);
                         t.Start = k == 0 ? bias : zeros;

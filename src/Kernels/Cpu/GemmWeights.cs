@@ -96,7 +96,8 @@ public sealed unsafe partial class CpuBackend
             A = a, B = b, TypeA = typeA, TypeB = typeB, C = c, Accumulate = accumulate, Emitted = dots == null ? Emitted : null,
         };
         g.Sums = sums == null ? null : GemmScratch((nint)g.Blocks * m);
-        _rows.For(g.Units, 1, new WeightUnits<TV, TA>(g, NewDesks(GemmDeskSlot, g.Units, AreaFloats<TV, TA>(g))));
+        int grain = Grain(g.Units, 1, (dots == null ? 2L : 1L) * m * n * k);
+        _rows.For(g.Units, grain, new WeightUnits<TV, TA>(g, NewDesks(GemmDeskSlot, g.Units, AreaFloats<TV, TA>(g))));
         if (sums != null) AddInOrder<TV>(sums, g.Sums, m, g.Blocks, accumulateSums);
     }
 
@@ -157,9 +158,10 @@ public sealed unsafe partial class CpuBackend
             (t.K, t.ARow, t.CRow) = (g.Steps(p.Tokens), TA.Count == 1 ? p.APanel : 1, g.N);
             t.Accumulate = p.Adds;
             t.Start = zeros;
-            // Emitted tiles pack what whole tiles of whole vectors read, if there is such a tile in the first row and the first panel, and pair whole pairs.
-            bool gathers = (g.Dots == null ? g.Emitted != null : g.TypeA == DType.BF16 && g.TypeB == DType.BF16 && p.Tokens % 2 == 0)
-                && p.Rows >= TileCode.Rows && (p.Cols >= width || p.Cols % TV.Count == 0);
+            // Emitted tiles pack what whole tiles of whole vectors read, if there is such a tile in the first row and the first panel; of pairs every
+            // tile is whole, if all tokens are in pairs.
+            bool gathers = (g.Dots == null ? g.Emitted != null && p.Rows >= TileCode.Rows : g.TypeA == DType.BF16 && g.TypeB == DType.BF16 && p.Tokens % 2 == 0)
+                && (p.Cols >= width || p.Cols % TV.Count == 0);
             int whole = gathers ? p.Rows / TileCode.Rows * TileCode.Rows : 0;
             for (int j = 0; j < p.Cols; j += width)
             {
@@ -188,7 +190,7 @@ public sealed unsafe partial class CpuBackend
                     else if (g.Dots is { } dots)
                     {
                         asks.Next(ref t, i, p.Rows);
-                        Pairs(dots, t, rows, n, p.Spare);
+                        Pairs(dots, t, rows, n, p.Spare, firstB);
                     }
                     else
                     {
@@ -285,11 +287,11 @@ public sealed unsafe partial class CpuBackend
         }
 
         /// <summary>A tile of pairs; a cut one is made apart, since panels are padded but c is not.</summary>
-        private void Pairs(TileRoutines dots, Tile t, int rows, int cols, float* spare)
+        private void Pairs(TileRoutines dots, Tile t, int rows, int cols, float* spare, bool copiesB)
         {
             if (rows == TileCode.Rows && cols % 16 == 0)
             {
-                dots.Gather(&t, cols / 16);
+                dots.Gather(&t, cols / 16, copiesB: copiesB);
                 return;
             }
             float* c = t.C;
@@ -297,7 +299,7 @@ public sealed unsafe partial class CpuBackend
             if (t.Accumulate) Open(spare, TileCode.Rows, width, c, g.N, rows, cols);
             t.C = spare;
             t.CRow = width;
-            dots.Gather(&t, MicroKernels.Vectors);
+            dots.Gather(&t, Ceiling(cols, 16), copiesB: copiesB);
             Close(spare, width, c, g.N, rows, cols);
         }
     }
