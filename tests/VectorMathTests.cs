@@ -1,3 +1,4 @@
+using MimEngine.Kernels;
 using MimEngine.Kernels.Cpu;
 using NUnit.Framework;
 
@@ -92,6 +93,19 @@ public unsafe class VectorMathTests
         Assert.That(x.Zip(y).Where(p => p.First is < 0 and > -5).Max(p => Math.Abs(p.Second / (p.First * Normal(p.First)) - 1)),
             Is.LessThan(2e-6));
         Assert.That(Apply<Gelu>(level, [float.PositiveInfinity, float.NaN, 0f]), Is.EqualTo(new[] { float.PositiveInfinity, float.NaN, 0f }));
+    }
+
+    [TestCaseSource(nameof(Levels))]
+    public void Tanh_is_within_3e_7(SimdLevel level)
+    {
+        float[] x = Grid(-12, 12, 200_003);
+        using CpuBackend cpu = new(1, level);
+        using Storage from = cpu.Allocate(x.Length * sizeof(float)), to = cpu.Allocate(x.Length * sizeof(float));
+        Tensor input = new(from, 0, new Shape(x.Length), DType.F32), output = input with { Storage = to };
+        x.CopyTo(input.Host<float>());
+        cpu.ActivateForward(output, input, Activation.Tanh);
+        float[] y = output.Host<float>().ToArray();
+        Assert.That(x.Zip(y).Where(p => p.First != 0).Max(p => Math.Abs(p.Second / Math.Tanh(p.First) - 1)), Is.LessThan(3e-7));
     }
 
     [TestCaseSource(nameof(Levels))]

@@ -21,12 +21,14 @@ public abstract partial class Backend
     public abstract void LinearBackward(Grad dx, Grad dw, Grad db, Tensor dy, Tensor x, Tensor w);
 
     /// <summary>y = 0.5·x·(1 + erf(x/√2)), the exact GELU (Hendrycks and Gimpel 2016). y and x are of one type, Real or Branch.</summary>
+    /// <remarks>On the CPU the absolute error is below 1.2e-7·max(1, |x|), the relative error below 2e-6 from −5 on.</remarks>
     public abstract void GeluForward(Tensor y, Tensor x);
 
     /// <summary>
     /// dx = dy·(Φ(x) + x·φ(x)), Φ and φ the standard normal distribution and density. dx may be dy's memory when it is written. All three
     /// are of one type, Real or Branch.
     /// </summary>
+    /// <remarks>On the CPU the absolute error of GELU′ is below 3e-7.</remarks>
     public abstract void GeluBackward(Grad dx, Tensor dy, Tensor x);
 
     /// <summary>

@@ -12,7 +12,10 @@ public abstract partial class Backend
     /// <param name="x">(M, C) float32.</param>
     /// <param name="gamma">(C) float32.</param>
     /// <param name="beta">(C) float32.</param>
-    /// <remarks>The variance is the mean of squared deviations (two passes over a row in cache). 8·M·C flops. Ba et al. 2016, section 3.</remarks>
+    /// <remarks>
+    /// The variance is the mean of squared deviations from a mean of part of the row, corrected by their own mean: at most 3 bits of 24 are lost, and a
+    /// constant row gives exactly β. 8·M·C flops. Ba et al. 2016, section 3.
+    /// </remarks>
     public abstract void LayerNormForward(Tensor y, Tensor mean, Tensor rstd, Tensor x, Tensor gamma, Tensor beta, float eps);
 
     /// <summary>
@@ -24,6 +27,7 @@ public abstract partial class Backend
     public abstract void LayerNormBackward(Grad dx, Grad dgamma, Grad dbeta, Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma);
 
     /// <summary>y = exp(x − max)/Σ exp(x − max) along each row. A row of −∞ only gives NaN, as in PyTorch.</summary>
+    /// <remarks>On the CPU the exponential's relative error is below 2e-7; below exp(−87.33) it is 0.</remarks>
     public abstract void SoftmaxForward(Tensor y, Tensor x);
 
     /// <summary>dx = y·(dy − Σ dy·y) along each row.</summary>
@@ -46,7 +50,7 @@ public abstract partial class Backend
     /// <summary>Training: dx = rstd·(dy − mean(dy) − x̂·mean(dy·x̂)) over the batch axis. Evaluation: dx = rstd·dy.</summary>
     public abstract void BatchNormBackward(Grad dx, Tensor dy, Tensor x, Tensor mean, Tensor rstd, bool training);
 
-    /// <summary>y = tanh(x) or max(x, 0), element for element.</summary>
+    /// <summary>y = tanh(x) or max(x, 0), element for element. On the CPU tanh's relative error is below 3e-7.</summary>
     public abstract void ActivateForward(Tensor y, Tensor x, Activation kind);
 
     /// <summary>From the output: dx = dy·(1 − y²) for tanh; dx = dy where y &gt; 0, else 0, for ReLU.</summary>
