@@ -120,14 +120,6 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
         if (Sse.IsSupported) Sse.Prefetch0(line);   // decided by the JIT
     }
 
-    /// <summary>Asks L1 for a run of lines, 6 kB at most.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Ask(void* first, int bytes)
-    {
-        if (!Sse.IsSupported) return;
-        for (int i = 0; i < Math.Min(bytes, 6144); i += 64) Sse.Prefetch0((byte*)first + i);
-    }
-
     /// <summary>Mean, and mean squared deviation from it, of a line in cache.</summary>
     /// <remarks>
     /// Deviations are taken from the rounded mean of the first eighth, and corrected by their own mean, so that a constant line has deviations of

@@ -23,21 +23,25 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            void* to = y;   // a field would be read again after every store
+            void* to = y;   // fields would be read again after every store
             float* scale = gamma, shift = beta;
+            int width = cols;
             for (int row = first; row < last; row++)
             {
                 nint at = (nint)row * cols;
                 float* px = x + at;
                 (float m, float variance) = Lines<TV>.Moments(px, cols);
-                Lines<TV>.Ask(px + cols, cols * sizeof(float));
                 float r = 1f / MathF.Sqrt(variance + eps);
                 mean[row] = m;
                 rstd[row] = r;
                 TV vm = TV.All(m), vr = TV.All(r);
                 int i = 0;
-                for (; i <= cols - TV.Count; i += TV.Count)
+                for (; i <= width - TV.Count; i += TV.Count)
+                {
+                    Lines<TV>.Ask(px + width + i);   // the next row: this one is in L1, and memory would idle
+                    Lines<TV>.Ask(TE.At(to, at + i + Lines<TV>.Ahead));
                     TE.Store(TV.MulAdd((TV.Load(px + i) - vm) * vr, TV.Load(scale + i), TV.Load(shift + i)), to, at + i);
+                }
                 int n = cols - i;
                 if (n > 0)
                 {
@@ -229,19 +233,26 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
+            int width = cols;   // fields would be read again after every store
+            bool add = accumulate;
             for (int row = first; row < last; row++)
             {
                 long at = (long)row * cols;
-                TV dot = TV.All(Lines<TV>.Dot(dy + at, y + at, cols));
-                Lines<TV>.Ask(dy + at + cols, cols * sizeof(float));
-                Lines<TV>.Ask(y + at + cols, cols * sizeof(float));
-                for (int i = 0; i < cols; i += TV.Count)
+                float* py = y + at, slope = dy + at, to = dx + at;
+                TV dot = TV.All(Lines<TV>.Dot(slope, py, width));
+                int i = 0;
+                for (; i <= width - TV.Count; i += TV.Count)
                 {
-                    int n = cols - i;
-                    TV d = Lines<TV>.Load(y + at + i, n) * (Lines<TV>.Load(dy + at + i, n) - dot);
-                    if (accumulate) d += Lines<TV>.Load(dx + at + i, n);
-                    Lines<TV>.Store(d, dx + at + i, n);
+                    Lines<TV>.Ask(py + width + i);
+                    Lines<TV>.Ask(slope + width + i);
+                    Lines<TV>.Ask(to + i + Lines<TV>.Ahead);
+                    TV d = TV.Load(py + i) * (TV.Load(slope + i) - dot);
+                    (add ? d + TV.Load(to + i) : d).Store(to + i);
                 }
+                int n = width - i;
+                if (n == 0) continue;
+                TV tail = TV.LoadFirst(py + i, n) * (TV.LoadFirst(slope + i, n) - dot);
+                (add ? tail + TV.LoadFirst(to + i, n) : tail).StoreFirst(to + i, n);
             }
         }
     }

@@ -112,44 +112,48 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            TV b1 = TV.All((float)beta1), b2 = TV.All((float)beta2), e = TV.All(eps);
-            TV rest1 = TV.All((float)(1 - beta1)), rest2 = TV.All((float)(1 - beta2));
             for (int row = first; row < last; row++)
             {
                 int segment = table[row].Segment;
                 UpdateSegment s = segments[segment];
                 long at = s.Offset + table[row].Start;
-                int n = Math.Min(ElementGrain, s.Length - table[row].Start), i = 0;
-                TV scale = TV.All(scales == null ? 1f : scales[segment]);
-                TV keep = TV.All((float)(1 - (double)s.LearningRate * s.WeightDecay));
-                TV step = TV.All((float)(-s.LearningRate / (1 - Math.Pow(beta1, s.Step))));
-                TV unbias = TV.All((float)(1 / Math.Sqrt(1 - Math.Pow(beta2, s.Step))));
-                float* pp = p + at, pm = m + at, pv = v + at, pg = gradient + at;
-                ushort* pc = copy == null ? null : copy + at;
-                for (; i <= n - TV.Count; i += TV.Count)
-                {
-                    Lines<TV>.Ask(pm + i + Lines<TV>.Ahead);
-                    Lines<TV>.Ask(pv + i + Lines<TV>.Ahead);
-                    Lines<TV>.Ask(pp + i + Lines<TV>.Ahead);
-                    Lines<TV>.Ask(pg + i + Lines<TV>.Ahead);
-                    TV mean = TV.Load(pm + i), square = TV.Load(pv + i), own = TV.Load(pp + i);
-                    TV update = Update(scale * TV.Load(pg + i), ref mean, ref square, b1, rest1, b2, rest2, step, unbias, e);
-                    mean.Store(pm + i);
-                    square.Store(pv + i);
-                    TV now = TV.MulAdd(keep, own, update);
-                    now.Store(pp + i);
-                    if (pc != null) now.Store(pc + i);
-                }
-                int left = n - i;
-                if (left == 0) continue;
-                TV lastMean = TV.LoadFirst(pm + i, left), lastSquare = TV.LoadFirst(pv + i, left);
-                TV lastUpdate = Update(scale * TV.LoadFirst(pg + i, left), ref lastMean, ref lastSquare, b1, rest1, b2, rest2, step, unbias, e);
-                lastMean.StoreFirst(pm + i, left);
-                lastSquare.StoreFirst(pv + i, left);
-                TV lastNow = TV.MulAdd(keep, TV.LoadFirst(pp + i, left), lastUpdate);
-                lastNow.StoreFirst(pp + i, left);
-                if (pc != null) lastNow.StoreFirst(pc + i, left);
+                var numbers = new AdamWNumbers(scales == null ? 1f : scales[segment], (float)(1 - (double)s.LearningRate * s.WeightDecay),
+                    (float)(-s.LearningRate / (1 - Math.Pow(beta1, s.Step))), (float)(1 / Math.Sqrt(1 - Math.Pow(beta2, s.Step))),
+                    (float)beta1, (float)(1 - beta1), (float)beta2, (float)(1 - beta2), eps);
+                Line(p + at, m + at, v + at, gradient + at, copy == null ? null : copy + at, Math.Min(ElementGrain, s.Length - table[row].Start), numbers);
             }
+        }
+
+        // Its own method, without a call in it: a vector that is live across Math.Pow would lie on the stack, and be read again in every turn.
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        private static void Line(float* p, float* m, float* v, float* gradient, ushort* copy, int n, in AdamWNumbers by)
+        {
+            TV scale = TV.All(by.Scale), keep = TV.All(by.Keep), step = TV.All(by.Step), unbias = TV.All(by.Unbias), e = TV.All(by.Eps);
+            TV b1 = TV.All(by.Beta1), rest1 = TV.All(by.Rest1), b2 = TV.All(by.Beta2), rest2 = TV.All(by.Rest2);
+            int i = 0;
+            for (; i <= n - TV.Count; i += TV.Count)
+            {
+                Lines<TV>.Ask(m + i + Lines<TV>.Ahead);
+                Lines<TV>.Ask(v + i + Lines<TV>.Ahead);
+                Lines<TV>.Ask(p + i + Lines<TV>.Ahead);
+                Lines<TV>.Ask(gradient + i + Lines<TV>.Ahead);
+                TV mean = TV.Load(m + i), square = TV.Load(v + i), own = TV.Load(p + i);
+                TV update = Update(scale * TV.Load(gradient + i), ref mean, ref square, b1, rest1, b2, rest2, step, unbias, e);
+                mean.Store(m + i);
+                square.Store(v + i);
+                TV now = TV.MulAdd(keep, own, update);
+                now.Store(p + i);
+                if (copy != null) now.Store(copy + i);
+            }
+            int left = n - i;
+            if (left == 0) return;
+            TV lastMean = TV.LoadFirst(m + i, left), lastSquare = TV.LoadFirst(v + i, left);
+            TV lastUpdate = Update(scale * TV.LoadFirst(gradient + i, left), ref lastMean, ref lastSquare, b1, rest1, b2, rest2, step, unbias, e);
+            lastMean.StoreFirst(m + i, left);
+            lastSquare.StoreFirst(v + i, left);
+            TV lastNow = TV.MulAdd(keep, TV.LoadFirst(p + i, left), lastUpdate);
+            lastNow.StoreFirst(p + i, left);
+            if (copy != null) lastNow.StoreFirst(copy + i, left);
         }
 
         /// <summary>Moves both moments on; returns what is added to the kept parameter.</summary>
@@ -161,6 +165,10 @@ public sealed unsafe partial class CpuBackend
             return step * mean / TV.MulAdd(TV.Sqrt(square), unbias, eps);
         }
     }
+
+    /// <summary>What an element's update is computed with: numbers of its segment and step.</summary>
+    private readonly record struct AdamWNumbers(float Scale, float Keep, float Step, float Unbias, float Beta1, float Rest1, float Beta2, float Rest2,
+        float Eps);
 
     public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
         ReadOnlySpan<UpdateSegment> segments, float momentum, float trust)
