@@ -24,7 +24,7 @@ internal static partial class OpTable
 {
     private const double HiddenShare = 0.6;
 
-    public static IEnumerable<OpBenchCase> All => BenchModel.All.SelectMany(v => Of(v).Concat(Looks(v)).Concat(Distillation(v)));
+    public static IEnumerable<OpBenchCase> All => BenchModel.All.SelectMany(v => Of(v).Concat(Visible(v)).Concat(Looks(v)).Concat(Distillation(v)));
 
     private static IEnumerable<OpBenchCase> Of(BenchModel v)
     {

@@ -253,6 +253,10 @@ public class FinetuneTests
             Assert.That(simmim.Encoder.RelativeBias, Is.EqualTo(RelativeBias.PerBlock));
             Assert.That(kamim.Rates(imageNet / 256).Peak, Is.EqualTo(5e-3));
             Assert.That(kamim.Loop.Batch * kamim.Loop.Accumulate, Is.EqualTo(2048));
+            FinetuneConfig ibot = FinetunePresets.Ibot(Recipes.Ibot().Encoder);
+            RateSpan cifar = ibot.Rates(50_000 / 150);
+            Assert.That((cifar.Peak, cifar.Warmup, cifar.Minimum), Is.EqualTo((1.318359375e-5, 1e-6, 1e-5)).Using<double>((a, b) => Math.Abs(a - b) < 1e-15));
+            Assert.That(ibot.Optim.RateOf(cifar, cifar.StepsPerEpoch + 7, 6), Is.EqualTo(1e-6 + (1.318359375e-5 - 1e-6) / 5).Within(1e-15), "second epoch");
             foreach (FinetuneConfig preset in FinetunePresets.ByName.Values.Select(make => make(vit))) Assert.DoesNotThrow(preset.Validate);
         });
     }

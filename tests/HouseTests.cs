@@ -123,6 +123,17 @@ public partial class HouseTests
     }
 
     [Test]
+    public void Every_abstract_operation_has_a_row_in_the_bench()
+    {
+        HashSet<string> asked = [.. Sources("src/Kernels").Where(s => s.Folder == "src/Kernels" && Regex.IsMatch(s.Path, @"/Backend\.\w+\.cs$")).SelectMany(s => s.Code)
+            .Select(l => Regex.Match(l.Text, @"public abstract void (\w+)\(")).Where(m => m.Success).Select(m => m.Groups[1].Value)];
+        HashSet<string> rows = [.. Sources("bench").Where(s => s.Path.Contains("/OpTable")).SelectMany(s => s.Code)
+            .SelectMany(l => Regex.Matches(l.Text, @"\bx\.(\w+)\(")).Select(m => m.Groups[1].Value)];
+        Assert.That(asked, Has.Count.GreaterThan(40));
+        Assert.That(asked.Except(rows), Is.Empty);
+    }
+
+    [Test]
     public void Nothing_branches_on_the_method()
         => Assert.That(Violations("src/Engine", @"\b[Rr]ecipe\s*(==|!=|is)\s*""|\bdo(Dino|Mae|Kamim|Ibot|SimMim)\b"), Is.Empty);
 

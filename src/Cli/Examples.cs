@@ -54,6 +54,7 @@ internal static class Examples
             "  mae-ft      MAE's recipe: RandAugment, erasing, Mixup, CutMix, layer decay, 100 epochs of 1,024 pictures an update",
             "  simmim-ft   SimMIM's: the same, cosine from the start, clipped at 5, 2,048 pictures an update",
             "  kamim-ft    KAMIM's: TrivialAugment, Mixup or CutMix, one rate for all layers, decay on everything",
+            "  ibot-ft     DINO's and iBOT's to CIFAR: [cls], RandAugment, Mixup and CutMix, small rates, 500 epochs of 900 pictures an update",
             "",
             "Examples:",
             "  mim finetune --run runs/kamim-001 --beside-untrained  what pretraining was worth, on the embedded pictures",
