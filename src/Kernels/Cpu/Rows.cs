@@ -17,7 +17,7 @@ internal interface IRowKernel
 /// </summary>
 internal sealed unsafe class Rows : IDisposable
 {
-    // A worker spins this often on its own cache line before it sleeps: about 30 µs, longer than the gap between two kernels of a step.
+    // A worker spins this often on its own cache line before it sleeps: about 0.6 ms, longer than any gap between two kernels of a step.
     private const int Spins = 2_000;
 
     private readonly Thread[] _workers;
