@@ -58,6 +58,11 @@ internal static partial class OpTable
                 o.New(new Shape(4 * c), 1));
             return () => x.LinearGeluForward(y, pre, a, w, bias);
         });
+        yield return Case(OpCost.LinearGeluBackward(m, c, 4 * c), (x, o) =>
+        {
+            (Tensor dh, Tensor pre, Tensor dy, Tensor w) = (o.New(wide, 1), o.New(wide, 1), o.New(rows, 1), o.New(c, 4 * c));
+            return () => x.LinearGeluBackward(dh, dy, w, pre);
+        });
         yield return Case(OpCost.LinearResidualForward(m, c, 4 * c), (x, o) =>
         {
             (Tensor y, Tensor a, Tensor w, Tensor bias, Tensor r) = (o.New(rows, 1), o.New(wide, 1), o.New(c, 4 * c),
