@@ -39,7 +39,7 @@ internal static class EncoderBench
                 }
             for (int i = 0; i < visible.Length; i++)
                 Console.WriteLine($"| {name} | {1 - visible[i] / (double)patches:0.##} | {1 + visible[i]} | {batch / seconds[i].Min():F0} | "
-                    + $"{batch / Median(seconds[i]):F0} | {seconds[0].Min() / seconds[i].Min():F2} | {Median(seconds[0]) / Median(seconds[i]):F2} | "
+                    + $"{batch / seconds[i].Median():F0} | {seconds[0].Min() / seconds[i].Min():F2} | {seconds[0].Median() / seconds[i].Median():F2} | "
                     + $"{Flops(config, patches) / Flops(config, visible[i]):F2} |");
         }
         return 0;
@@ -81,6 +81,4 @@ internal static class EncoderBench
         double n = 1 + visible, width = c.Width, embed = 2.0 * c.Grid * c.Grid * width * 3 * c.PatchPixels * c.PatchPixels;
         return 3 * c.Depth * n * ((8 + 4 * c.MlpRatio) * width * width + 4 * n * width) + 2 * embed;
     }
-
-    private static double Median(IReadOnlyList<double> values) => values.Order().ElementAt(values.Count / 2);
 }

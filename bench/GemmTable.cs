@@ -13,7 +13,6 @@ namespace MimEngine.Bench;
 internal static class GemmTable
 {
     private const int RoofChunks = 600;   // of 15 µs: 9 ms, a product's turn
-    private static readonly string[] s_kinds = ["forward", "input gradient", "weight gradient"];
 
     /// <param name="args">
     /// --rounds N (15), --widths 192,384,768, --tokens 3200,4640, --threads 1,2, --kinds fiw, --clock wall|cpu, --tiles emitted|jit|both|bf16|all (bf16: beside float32; all: the three). The cpu clock (this
@@ -41,7 +40,7 @@ internal static class GemmTable
                     foreach ((int n, int k) in new[] { (3 * c, c), (c, c), (4 * c, c), (c, 4 * c) })
                         Measure(backends, roof, t, m, n, k, rounds, kinds, shares);
             double[] tile = [.. Enumerable.Range(0, rounds).Select(_ => (roof.Tile() ?? 0) / Math.Max(roof.Fma(), roof.Fma()))];
-            Console.WriteLine($"| {t} | 8 × 48 × 128 | the tile alone, in L1 | | | | {tile.Max():P1} | {Median(tile):P1} |");
+            Console.WriteLine($"| {t} | 8 × 48 × 128 | the tile alone, in L1 | | | | {tile.Max():P1} | {tile.Median():P1} |");
             foreach (var group in shares.GroupBy(s => s.Kind))
             {
                 string least = $"least {group.Min(s => s.Best):P1}, mean {group.Average(s => s.Best):P1} | mean {group.Average(s => s.Ratio):P1}";
@@ -55,8 +54,6 @@ internal static class GemmTable
         List<(string, double, double)> shares)
     {
         using var memory = new Operands(backends[0]);
-        Tensor b = memory.New(1, n), dw = memory.New(n, k);
-        Tensor bias = b.Reshape(new Shape(n));
         var products = new List<(string Kind, string Tiles, Action Run, Func<double> Roof)>();
         foreach (CpuBackend cpu in backends)
         {
@@ -64,10 +61,7 @@ internal static class GemmTable
             string which = half ? ", bf16" : cpu == backends[0] ? "" : ", JIT";
             // As long as a product's turn: interrupts take their share of both.
             Func<double> top = half ? () => roof.Dot(1200 * threads) ?? roof.Bf16() ?? roof.Fma(RoofChunks * threads) : () => roof.Fma(RoofChunks * threads);
-            Tensor x = memory.Stored(cpu, m, k), w = memory.Stored(cpu, n, k), y = memory.Stored(cpu, m, n), dx = memory.Stored(cpu, m, k);
-            products.Add((s_kinds[0], which, () => cpu.LinearForward(y, x, w, bias), top));
-            products.Add((s_kinds[1], which, () => cpu.LinearBackward(Grad.Write(dx), Grad.None, Grad.None, y, x, w), top));
-            products.Add((s_kinds[2], which, () => cpu.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(bias), y, x, w), top));
+            foreach ((string kind, Action run) in LinearProducts.Kinds.Zip(LinearProducts.Of(cpu, memory, m, n, k))) products.Add((kind, which, run, top));
         }
         products.RemoveAll(p => !kinds.Contains(p.Kind[0]));
         double flops = 2.0 * m * n * k;
@@ -91,10 +85,10 @@ internal static class GemmTable
         for (int p = 0; p < products.Count; p++)
         {
             double[] s = Row(speed, p), top = Row(roofs, p);
-            double share = s.Max() / top.Max(), ratio = Median([.. s.Zip(top, (a, c) => a / c)]);
+            double share = s.Max() / top.Max(), ratio = s.Zip(top, (a, c) => a / c).ToArray().Median();
             string kind = products[p].Kind + products[p].Tiles;
             shares.Add((kind, share, ratio));
-            string speeds = $"{s.Max():F1} | {Median(s):F1} | {top.Max():F1} | {share:P1} | {ratio:P1}";
+            string speeds = $"{s.Max():F1} | {s.Median():F1} | {top.Max():F1} | {share:P1} | {ratio:P1}";
             Console.WriteLine($"| {threads} | {m} × {n} × {k} | {kind} | {speeds} |");
         }
     }
@@ -110,12 +104,6 @@ internal static class GemmTable
     }
 
     private static double[] Row(double[,] table, int row) => [.. Enumerable.Range(0, table.GetLength(1)).Select(i => table[row, i])];
-
-    private static double Median(double[] values)
-    {
-        double[] sorted = [.. values.Order()];
-        return sorted[sorted.Length / 2];
-    }
 
     private static string Option(string[] args, string name, string otherwise)
     {

@@ -12,7 +12,6 @@ namespace MimEngine.Bench;
 internal static class GemmTails
 {
     private const int Longest = 257, Others = 256, Passes = 4, Rounds = 4;
-    private static readonly string[] s_kinds = ["forward", "input gradient", "weight gradient"];
 
     public static int Run(int threads)
     {
@@ -23,11 +22,11 @@ internal static class GemmTails
             using var cpu = new CpuBackend(threads, precision: precision);
             foreach (string extent in new[] { "tokens", "outputs", "inputs", "all" })
             {
-                var seconds = new double[s_kinds.Length, Longest + 1];
+                var seconds = new double[LinearProducts.Kinds.Length, Longest + 1];
                 foreach (ref double s in MemoryMarshal.CreateSpan(ref seconds[0, 0], seconds.Length)) s = double.PositiveInfinity;
                 for (int pass = 0; pass < Passes; pass++)   // the JIT's first versions and a busy moment spoil no extent in every pass
                     for (int n = 1; n <= Longest; n++) Measure(cpu, extent, n, seconds);
-                for (int kind = 0; kind < s_kinds.Length; kind++)
+                for (int kind = 0; kind < LinearProducts.Kinds.Length; kind++)
                 {
                     double curve = double.PositiveInfinity, worst = 0;
                     int at = 0;
@@ -37,7 +36,7 @@ internal static class GemmTails
                         if (seconds[kind, n] / curve > worst) (worst, at) = (seconds[kind, n] / curve, n);
                     }
                     string speeds = $"{Flops(extent, at) / seconds[kind, at] / 1e9:F1} | {Flops(extent, 256) / seconds[kind, 256] / 1e9:F1}";
-                    Console.WriteLine($"| {(precision == Precision.F32 ? "float32" : "bf16")} | {extent} | {s_kinds[kind]} | {worst:F2} | {at} | {speeds} |");
+                    Console.WriteLine($"| {(precision == Precision.F32 ? "float32" : "bf16")} | {extent} | {LinearProducts.Kinds[kind]} | {worst:F2} | {at} | {speeds} |");
                 }
             }
         }
@@ -62,14 +61,7 @@ internal static class GemmTails
     {
         (int m, int n, int k) = Shape(extent, at);
         using var memory = new Operands(cpu);
-        Tensor bias = memory.New(1, n).Reshape(new Shape(n)), dw = memory.New(n, k);
-        Tensor x = memory.Stored(cpu, m, k), w = memory.Stored(cpu, n, k), y = memory.Stored(cpu, m, n), dx = memory.Stored(cpu, m, k);
-        Action[] products =
-        [
-            () => cpu.LinearForward(y, x, w, bias),
-            () => cpu.LinearBackward(Grad.Write(dx), Grad.None, Grad.None, y, x, w),
-            () => cpu.LinearBackward(Grad.None, Grad.Write(dw), Grad.Write(bias), y, x, w),
-        ];
+        Action[] products = LinearProducts.Of(cpu, memory, m, n, k);
         int calls = Math.Clamp((int)(2e6 / Flops(extent, at)), 1, 20);
         for (int kind = 0; kind < products.Length; kind++)
         {

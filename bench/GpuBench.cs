@@ -132,7 +132,7 @@ internal static class GpuBench
             seconds.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
             allocated = Math.Min(allocated, GC.GetAllocatedBytesForCurrentThread() - before);
         }
-        double median = seconds.Order().ElementAt(seconds.Count / 2), speed = StepCost.Of(config).Total * batch / median / 1e9;
+        double median = seconds.Median(), speed = StepCost.Of(config).Total * batch / median / 1e9;
         Console.WriteLine($"\nStep of {recipe}, ViT-B, 192 px, batch {batch}: {Invariant(batch / seconds.Min())} img/s at best, {Invariant(batch / median)} median, "
             + $"{Invariant(speed / 1e3)} TFLOP/s of the model, {Invariant(100 * speed / roof)} % of the best product above; "
             + $"{Invariant((backend.AllocatedBytes + backend.OwnBytes) / 1e9)} GB on the device, {allocated} managed bytes a step.");

@@ -69,9 +69,9 @@ internal static class RowBench
             double bytes = c.Floats(LargeRows) * c.Mix.Bytes(past: false), plain = bytes / lane.Plain.Min() / 1e9,
                 past = c.Floats(LargeRows) * c.Mix.Bytes(past: true) / lane.Past.Min() / 1e9;
             double[] ratios = [.. lane.Own.Zip(lane.Plain, (own, top) => top / own)];
-            string times = $"{lane.Own.Min() * 1e3:F2} | {Median(lane.Own) * 1e3:F2}", beyond = c.Mix.Writes > 0 ? $"{past:F1}" : "";
+            string times = $"{lane.Own.Min() * 1e3:F2} | {lane.Own.Median() * 1e3:F2}", beyond = c.Mix.Writes > 0 ? $"{past:F1}" : "";
             Console.WriteLine($"| {c.Name} | {bytes / 1e6:F0} | {times} | {bytes / lane.Own.Min() / 1e9:F1} | {plain:F1} | {beyond} | "
-                + $"{lane.Plain.Min() / lane.Own.Min():P1} | {Median(ratios):P1} | {Median(lane.Fma):F0} |");
+                + $"{lane.Plain.Min() / lane.Own.Min():P1} | {ratios.Median():P1} | {lane.Fma.Median():F0} |");
         }
     }
 
@@ -87,11 +87,9 @@ internal static class RowBench
             using var theirs = new Operands(backend);
             var lane = new Lane(c, c.Setup(backend, memory, SmallRows), c.Primitives?.Invoke(theirs, SmallRows), 200);
             for (int r = -3; r < rounds; r++) lane.Round(r >= 0, null, core);
-            string primitives = lane.Primitives.Count > 0 ? $"{lane.Primitives.Min() * 1e6:F1} | {Median(lane.Primitives) * 1e6:F1}" : " | ";
-            string own = $"{lane.Own.Min() * 1e6:F1} | {Median(lane.Own) * 1e6:F1} | {lane.Own.Min() * 1e9 / c.Floats(SmallRows):F3}";
-            Console.WriteLine($"| {c.Name} | {own} | {primitives} | {Median(lane.Fma):F0} |");
+            string primitives = lane.Primitives.Count > 0 ? $"{lane.Primitives.Min() * 1e6:F1} | {lane.Primitives.Median() * 1e6:F1}" : " | ";
+            string own = $"{lane.Own.Min() * 1e6:F1} | {lane.Own.Median() * 1e6:F1} | {lane.Own.Min() * 1e9 / c.Floats(SmallRows):F3}";
+            Console.WriteLine($"| {c.Name} | {own} | {primitives} | {lane.Fma.Median():F0} |");
         }
     }
-
-    private static double Median(IReadOnlyList<double> values) => values.Order().ElementAt(values.Count / 2);
 }

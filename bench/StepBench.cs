@@ -85,7 +85,7 @@ internal static class StepBench
             allocated = Math.Min(allocated, GC.GetAllocatedBytesForCurrentThread() - before);
             faults = Math.Min(faults, Faults() - touched);
         }
-        double best = seconds.Min(), median = seconds.Order().ElementAt(seconds.Count / 2),
+        double best = seconds.Min(), median = seconds.Median(),
             speed = StepCost.Of(config).Total * c.Batch / best / 1e9;
         double held = cpu.AllocatedBytes + cpu.OwnBytes, mega = 1 << 20;
         string speeds = $"{c.Batch / best:F1} | {c.Batch / median:F1} | {speed:F0} | {speed / roofs.Max():P1}";

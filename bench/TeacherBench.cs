@@ -42,7 +42,7 @@ internal static class TeacherBench
             }
         }
 
-        public double Median => TeacherBench.Median(Seconds);
+        public double Median => Seconds.Median();
 
         public void Step(bool counts)
         {
@@ -103,7 +103,7 @@ internal static class TeacherBench
     private static void Pairs(Lane first, Lane second)
     {
         double[] pairs = [.. first.Seconds.Zip(second.Seconds, (a, b) => b / a - 1).Order()];
-        double middle = Median(pairs), spread = 1.4826 * Median([.. pairs.Select(p => Math.Abs(p - middle))]);   // σ of a bell curve
+        double middle = pairs.Median(), spread = 1.4826 * pairs.Select(p => Math.Abs(p - middle)).ToArray().Median();   // σ of a bell curve
         Console.WriteLine($"AttMask over random masks: {second.Median / first.Median - 1:+0.00%;-0.00%} by medians of steps, {middle:+0.00%;-0.00%} ± "
             + $"{1.2533 * spread / Math.Sqrt(pairs.Length):0.00%} by the median of {pairs.Length} pairs");
     }
@@ -150,8 +150,6 @@ internal static class TeacherBench
                 }, hidden);
             seconds.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
         }
-        return Median(seconds);
+        return seconds.Median();
     }
-
-    private static double Median(IReadOnlyList<double> values) => values.Order().ElementAt(values.Count / 2);
 }

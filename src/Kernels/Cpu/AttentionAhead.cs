@@ -4,7 +4,7 @@ namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
 /// What the next head's turn will read and write, asked for a few rows between any two tiles of this one. A head's rows are short and far apart, so that
-/// the processor's own prefetchers do not follow them; without this a quarter of attention's time is spent waiting.
+/// the processor's own prefetchers do not follow them; without this a backward pass out of cold caches waits a quarter of its time.
 /// </summary>
 internal unsafe struct AttentionAhead
 {
