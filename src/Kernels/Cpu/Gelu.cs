@@ -22,6 +22,7 @@ public sealed unsafe partial class CpuBackend
         public void Run(int first, int last, int chunk)
         {
             void* to = y, from = x;   // a field would be read again after every store
+            var curve = new GeluCurve<TV>();
             int i = first;
             for (; i <= last - 2 * TV.Count; i += 2 * TV.Count)
             {
@@ -29,12 +30,12 @@ public sealed unsafe partial class CpuBackend
                 Lines<TV>.Ask(TE.At(from, i + Lines<TV>.Ahead + TV.Count));
                 Lines<TV>.Ask(TE.At(to, i + Lines<TV>.Ahead));
                 Lines<TV>.Ask(TE.At(to, i + Lines<TV>.Ahead + TV.Count));
-                TV a = VectorMath.Gelu(TE.Load<TV>(from, i)), b = VectorMath.Gelu(TE.Load<TV>(from, i + TV.Count));
+                TV a = curve.Of(TE.Load<TV>(from, i)), b = curve.Of(TE.Load<TV>(from, i + TV.Count));
                 TE.Store(a, to, i);
                 TE.Store(b, to, i + TV.Count);
             }
-            for (; i <= last - TV.Count; i += TV.Count) TE.Store(VectorMath.Gelu(TE.Load<TV>(from, i)), to, i);
-            if (i < last) TE.StoreFirst(VectorMath.Gelu(TE.LoadFirst<TV>(from, i, last - i)), to, i, last - i);
+            for (; i <= last - TV.Count; i += TV.Count) TE.Store(curve.Of(TE.Load<TV>(from, i)), to, i);
+            if (i < last) TE.StoreFirst(curve.Of(TE.LoadFirst<TV>(from, i, last - i)), to, i, last - i);
         }
     }
 
@@ -60,18 +61,19 @@ public sealed unsafe partial class CpuBackend
         {
             void* to = dx, slope = dy, from = x;
             bool add = accumulate;
+            var curve = new SlopeCurve<TV>();
             int i = first;
             for (; i <= last - TV.Count; i += TV.Count)
             {
                 Lines<TV>.Ask(TE.At(from, i + Lines<TV>.Ahead));
                 Lines<TV>.Ask(TE.At(slope, i + Lines<TV>.Ahead));
                 Lines<TV>.Ask(TE.At(to, i + Lines<TV>.Ahead));
-                TV v = TE.Load<TV>(slope, i) * VectorMath.GeluSlope(TE.Load<TV>(from, i));
+                TV v = TE.Load<TV>(slope, i) * curve.Of(TE.Load<TV>(from, i));
                 TE.Store(add ? v + TE.Load<TV>(to, i) : v, to, i);
             }
             int n = last - i;
             if (n == 0) return;
-            TV tail = TE.LoadFirst<TV>(slope, i, n) * VectorMath.GeluSlope(TE.LoadFirst<TV>(from, i, n));
+            TV tail = TE.LoadFirst<TV>(slope, i, n) * curve.Of(TE.LoadFirst<TV>(from, i, n));
             TE.StoreFirst(add ? tail + TE.LoadFirst<TV>(to, i, n) : tail, to, i, n);
         }
     }

@@ -28,15 +28,16 @@ public sealed unsafe partial class CpuBackend
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void TakeGelu<TV>(float* c, float* y, nint stride, int rows, int cols) where TV : struct, ILanes<TV>
     {
+        var curve = new GeluCurve<TV>();
         for (int r = 0; r < rows; r++, c += stride, y += stride)
         {
             int j = 0;
             for (; j <= cols - TV.Count; j += TV.Count)
             {
                 if (Sse.IsSupported) Sse.Prefetch1(y + TileBelow * stride + j);
-                VectorMath.Gelu(TV.Load(c + j)).Store(y + j);
+                curve.Of(TV.Load(c + j)).Store(y + j);
             }
-            if (j < cols) VectorMath.Gelu(TV.LoadFirst(c + j, cols - j)).StoreFirst(y + j, cols - j);
+            if (j < cols) curve.Of(TV.LoadFirst(c + j, cols - j)).StoreFirst(y + j, cols - j);
         }
     }
 
@@ -44,16 +45,17 @@ public sealed unsafe partial class CpuBackend
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void TakeSlope<TV>(float* c, float* h, nint stride, int rows, int cols) where TV : struct, ILanes<TV>
     {
+        var curve = new SlopeCurve<TV>();
         for (int r = 0; r < rows; r++, c += stride, h += stride)
         {
             int j = 0;
             for (; j <= cols - TV.Count; j += TV.Count)
             {
                 if (Sse.IsSupported) Sse.Prefetch1(h + TileBelow * stride + j);
-                (TV.Load(c + j) * VectorMath.GeluSlope(TV.Load(h + j))).Store(c + j);
+                (TV.Load(c + j) * curve.Of(TV.Load(h + j))).Store(c + j);
             }
             int n = cols - j;
-            if (n > 0) (TV.LoadFirst(c + j, n) * VectorMath.GeluSlope(TV.LoadFirst(h + j, n))).StoreFirst(c + j, n);
+            if (n > 0) (TV.LoadFirst(c + j, n) * curve.Of(TV.LoadFirst(h + j, n))).StoreFirst(c + j, n);
         }
     }
 
@@ -61,15 +63,16 @@ public sealed unsafe partial class CpuBackend
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void TakeGelu(ushort* c, ushort* y, nint stride, int rows, int cols)
     {
+        var curve = new GeluCurve<Lanes16>();
         for (int r = 0; r < rows; r++, c += stride, y += stride)
         {
             int j = 0;
             for (; j <= cols - 16; j += 16)
             {
                 if (Sse.IsSupported) Sse.Prefetch1(y + TileBelow * stride + j);
-                StoreFinite(VectorMath.Gelu(Lanes16.Load(c + j)), y + j);
+                StoreFinite(curve.Of(Lanes16.Load(c + j)), y + j);
             }
-            if (j < cols) VectorMath.Gelu(Lanes16.LoadFirst(c + j, cols - j)).StoreFirst(y + j, cols - j);
+            if (j < cols) curve.Of(Lanes16.LoadFirst(c + j, cols - j)).StoreFirst(y + j, cols - j);
         }
     }
 
@@ -87,6 +90,7 @@ public sealed unsafe partial class CpuBackend
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void TakeGelu(ushort* c, ushort* y, nint stride, float* tile, int width, int rows, int cols)
     {
+        var curve = new GeluCurve<Lanes16>();
         for (int r = 0; r < rows; r++, c += stride, y += stride, tile += width)
         {
             int j = 0;
@@ -95,12 +99,12 @@ public sealed unsafe partial class CpuBackend
                 if (Sse.IsSupported) Sse.Prefetch1(y + TileBelow * stride + j);
                 Lanes16 h = Lanes16.Load(tile + j);
                 h.Store(c + j);
-                VectorMath.Gelu(h).Store(y + j);
+                curve.Of(h).Store(y + j);
             }
             if (j == cols) continue;
             Lanes16 tail = Lanes16.LoadFirst(tile + j, cols - j);
             tail.StoreFirst(c + j, cols - j);
-            VectorMath.Gelu(tail).StoreFirst(y + j, cols - j);
+            curve.Of(tail).StoreFirst(y + j, cols - j);
         }
     }
 
@@ -108,16 +112,17 @@ public sealed unsafe partial class CpuBackend
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void TakeSlope(ushort* c, ushort* h, nint stride, float* tile, int width, int rows, int cols)
     {
+        var curve = new SlopeCurve<Lanes16>();
         for (int r = 0; r < rows; r++, c += stride, h += stride, tile += width)
         {
             int j = 0;
             for (; j <= cols - 16; j += 16)
             {
                 if (Sse.IsSupported) Sse.Prefetch1(h + TileBelow * stride + j);
-                StoreFinite(Lanes16.Load(tile + j) * VectorMath.GeluSlope(Lanes16.Load(h + j)), c + j);
+                StoreFinite(Lanes16.Load(tile + j) * curve.Of(Lanes16.Load(h + j)), c + j);
             }
             int n = cols - j;
-            if (n > 0) (Lanes16.LoadFirst(tile + j, n) * VectorMath.GeluSlope(Lanes16.LoadFirst(h + j, n))).StoreFirst(c + j, n);
+            if (n > 0) (Lanes16.LoadFirst(tile + j, n) * curve.Of(Lanes16.LoadFirst(h + j, n))).StoreFirst(c + j, n);
         }
     }
 }

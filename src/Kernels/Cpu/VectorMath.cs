@@ -62,14 +62,18 @@ internal static class VectorMath
         return TV.Scale(TV.MulAdd(p, f, TV.All(1f)), n);
     }
 
-    /// <summary>GELU(x) = x·Φ(x). Absolute error below 1.2e-7·max(1, |x|); relative error below 2e-6 from −5 on.</summary>
+    /// <summary>
+    /// GELU(x) = x·Φ(x). Absolute error below 1.2e-7·max(1, |x|), on 16 lanes (<see cref="GeluPieces"/>) 6.5e-8; relative error below 2e-6 from −5 on.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static TV Gelu<TV>(TV x) where TV : struct, ILanes<TV> => x * Normal(x, out _);
+    public static TV Gelu<TV>(TV x) where TV : struct, ILanes<TV>
+        => typeof(TV) == typeof(Lanes16) ? new GeluCurve<TV>().Of(x) : x * Normal(x, out _);
 
-    /// <summary>GELU′(x) = Φ(x) + x·φ(x), φ(x) = exp(−x²/2)/√(2π). Absolute error below 3e-7.</summary>
+    /// <summary>GELU′(x) = Φ(x) + x·φ(x), φ(x) = exp(−x²/2)/√(2π). Absolute error below 3e-7, on 16 lanes 1.5e-7.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TV GeluSlope<TV>(TV x) where TV : struct, ILanes<TV>
     {
+        if (typeof(TV) == typeof(Lanes16)) return new SlopeCurve<TV>().Of(x);
         TV cumulative = Normal(x, out TV gauss);
         return TV.MulAdd(x * TV.All(0.39894228f), gauss, cumulative);
     }
