@@ -20,9 +20,9 @@ internal enum Finish : byte
 }
 
 /// <summary>
-/// C = bias + A·B (+ C), blocked: C is (M, N), A is read where it lies, B comes in panels. A chunk of rows times a group of
-/// panels is one unit of work; inside it the blocks of K come first (A's block and B's panel stay in L2), then panels, then tiles
-/// (a panel is read from L2 by every tile, a tile's rows of A stay in L1).
+/// C = bias + A·B (+ C), blocked: C is (M, N), A is read where it lies, B comes in panels. Some tiles one above the other times a group of
+/// panels, all of them unless there are few rows, are taken at a time; inside, the blocks of K come first (A's block and B's panel stay in L2),
+/// then panels, then tiles (a panel is read from L2 by every tile, a tile's rows of A stay in L1).
 /// </summary>
 internal unsafe struct Product
 {
@@ -56,7 +56,7 @@ internal unsafe struct Product
     public float* Residual;
     public CpuBackend.BranchScales Scales;
 
-    /// <summary>Rows of a chunk, a multiple of the tile's; panels of a group; groups in all.</summary>
+    /// <summary>Rows taken at a time at most, a multiple of the tile's; panels of a group; groups in all.</summary>
     public int ChunkRows, GroupPanels, Groups;
 
     /// <summary>Machine code to prefer to the JIT's, or null.</summary>
@@ -68,9 +68,10 @@ public sealed unsafe partial class CpuBackend
     private const int GemmSlot = 0;            // one op's packed operands and partial sums
     private const int LongestBlock = 768;      // of the sum: 8 rows of A are 24 kB (half of L1), a panel of B 147 kB
     private const int PanelGap = 16;           // floats between panels: strides that are multiples of 4096 bytes share cache sets
-    // one above the other in a unit: that often a panel is used once it is in L2, with 295 kB of A, a third of the smallest L2
+    // one above the other, taken at a time: that often a panel is used once it is in L2, with 295 kB of A, a third of the smallest L2
     private const int ChunkTiles = 12;
-    private const int LeastUnits = 48;         // units of work of a product: enough for a few threads to end together
+    private const int LeastTiles = 3;          // of the last ones, 10 to 40 µs: threads wait for one another no longer
+    private const int SharesOfThread = 8;      // so many of those last ones there must be for a thread
     private const long LeastShared = 1 << 20;  // flops: 5 µs of one thread, twice what it takes to call another and to wait for it
     private const int PackFlops = 64;          // that a number packed costs as much time as
 
@@ -121,10 +122,12 @@ public sealed unsafe partial class CpuBackend
 
     private void Multiply<TV>(Product p) where TV : struct, ILanes<TV>
     {
-        Units<TV>(ref p);
+        int tiles = Ceiling(p.M, MicroKernels.Rows<TV>());
+        p.ChunkRows = ChunkTiles * MicroKernels.Rows<TV>();
+        Group(ref p, tiles, LeastTiles, Ceiling(p.N, MicroKernels.Vectors * TV.Count));
         p.Emitted = Emitted;
-        int units = Ceiling(p.M, p.ChunkRows) * p.Groups;
-        _rows.For(units, Grain(units, 1, 2L * p.M * p.N * p.K), new ProductUnits<TV>(p));
+        int all = tiles * p.Groups;
+        _rows.ForAnyCut(all, Grain(all, LeastTiles, 2L * p.M * p.N * p.K), ChunkTiles, new ProductTiles<TV>(p, tiles));
     }
 
     /// <summary>What threads take at a time: a share, or all where calling them takes longer than the work.</summary>
@@ -139,14 +142,11 @@ public sealed unsafe partial class CpuBackend
         p.BBlock = Ceiling(p.N, width) * p.BPanel;
     }
 
-    /// <summary>Cuts the product into units by its shape alone.</summary>
-    private static void Units<TV>(ref Product p) where TV : struct, ILanes<TV>
+    /// <summary>Groups of panels where rows alone are too few to share: products of few rows, or many threads.</summary>
+    private void Group(ref Product p, int tiles, int leastTiles, int panels)
     {
-        int tileRows = MicroKernels.Rows<TV>(), panels = Ceiling(p.N, MicroKernels.Vectors * TV.Count);
-        int chunks = Math.Max(1, Ceiling(p.M, ChunkTiles * tileRows));
-        p.ChunkRows = (chunks * panels < LeastUnits ? ChunkTiles / 4 : ChunkTiles) * tileRows;   // small products: shorter chunks
-        chunks = Math.Max(1, Ceiling(p.M, p.ChunkRows));
-        p.GroupPanels = Ceiling(panels, Math.Min(panels, Ceiling(LeastUnits, chunks)));
+        int shares = Math.Max(1, Ceiling(tiles, leastTiles));
+        p.GroupPanels = Math.Max(1, Ceiling(panels, Math.Min(Math.Max(1, panels), Ceiling(SharesOfThread * Threads, shares))));
         p.Groups = Ceiling(panels, p.GroupPanels);
     }
 
@@ -185,19 +185,27 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
-    private readonly struct ProductUnits<TV>(Product p) : IRowKernel where TV : struct, ILanes<TV>
+    /// <summary>Tiles one above the other, group of panels after group.</summary>
+    private readonly struct ProductTiles<TV>(Product p, int tiles) : IRowKernel where TV : struct, ILanes<TV>
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            for (int unit = first; unit < last; unit++) Unit(unit / p.Groups * p.ChunkRows, unit % p.Groups * p.GroupPanels);
+            int tileRows = MicroKernels.Rows<TV>();
+            while (first < last)
+            {
+                (int group, int tile) = Math.DivRem(first, tiles);
+                int n = Math.Min(Math.Min(last - first, tiles - tile), ChunkTiles);
+                Unit(tile * tileRows, Math.Min(p.M, (tile + n) * tileRows), group * p.GroupPanels);
+                first += n;
+            }
         }
 
         [SkipLocalsInit]
-        private void Unit(int firstRow, int firstPanel)
+        private void Unit(int firstRow, int lastRow, int firstPanel)
         {
             int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
-            int lastRow = Math.Min(p.M, firstRow + p.ChunkRows), lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width));
+            int lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width));
             float* zeros = stackalloc float[3 * 16];
             float* branch = stackalloc float[8 * 3 * 16];
             new Span<float>(zeros, 3 * 16).Clear();

@@ -54,10 +54,7 @@ public sealed unsafe partial class CpuBackend
         // Chunks as tall as A fits beside B, fewer where there are few.
         int tall = Math.Clamp(512 * 1024 / (2 * p.K) / AmxCode.Rows, 3, dot ? 3 : 8) * AmxCode.Rows;
         p.ChunkRows = (nint)p.N * p.Block * 2 <= 1 << 20 || Ceiling(p.M, tall) < 8 ? 3 * AmxCode.Rows : tall;
-        if (Ceiling(p.M, p.ChunkRows) * panels < LeastUnits) p.ChunkRows = AmxCode.Rows;
-        int chunks = Math.Max(1, Ceiling(p.M, p.ChunkRows));
-        p.GroupPanels = Ceiling(panels, Math.Min(panels, Ceiling(dot ? LeastUnits : LeastUnits / 6, chunks)));
-        p.Groups = Ceiling(panels, p.GroupPanels);
+        Group(ref p, Ceiling(p.M, code.TileRows), dot ? LeastTiles : 1, panels);
         var q = new PairProduct { P = p, Code = code, A = a.Raw, HalfA = a.DType == DType.BF16, HalfC = c == DType.BF16 };
         q.Panel = q.BlockPairs * code.Width + Bf16Gap;
         q.BBlock = panels * q.Panel;
@@ -89,9 +86,10 @@ public sealed unsafe partial class CpuBackend
 
     private void MultiplyPairs(PairProduct q)
     {
-        int units = Ceiling(q.P.M, q.P.ChunkRows) * q.P.Groups;
+        int tiles = Ceiling(q.P.M, q.Code.TileRows), all = tiles * q.P.Groups;
         long desk = q.PackedWords + (AmxCode.Rows + 2) * MicroKernels.Vectors * 16;
-        _rows.For(units, Grain(units, 1, (long)q.P.M * q.P.N * q.P.K), new PairUnits(q, NewDesks(Bf16DeskSlot, units, desk)));
+        int least = Grain(all, q.Code.Dots != null ? LeastTiles : 1, (long)q.P.M * q.P.N * q.P.K);
+        _rows.ForAnyCut(all, least, q.P.ChunkRows / q.Code.TileRows, new PairTiles(q, tiles, NewDesks(Bf16DeskSlot, all, desk)));
     }
 
     private readonly struct PackPairColumns<TE>(PairProduct q, void* w) : IRowKernel where TE : struct, IElement
@@ -124,25 +122,31 @@ public sealed unsafe partial class CpuBackend
         }
     }
 
-    /// <summary>Units of a product: panel by panel, tile by tile, and in a tile the blocks of the sum, whose operands are in L2.</summary>
-    private readonly struct PairUnits(PairProduct q, Desks desks) : IRowKernel
+    /// <summary>Tiles one above the other of a group: panel by panel, tile by tile, and in a tile the blocks of the sum, whose operands are in L2.</summary>
+    private readonly struct PairTiles(PairProduct q, int tiles, Desks desks) : IRowKernel
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             float* area = desks.Take(out int desk);
             q.Code.Enter();
-            for (int unit = first; unit < last; unit++)
-                Unit(unit / q.P.Groups * q.P.ChunkRows, unit % q.P.Groups * q.P.GroupPanels, (uint*)area);
+            int tileRows = q.Code.TileRows;
+            while (first < last)
+            {
+                (int group, int tile) = Math.DivRem(first, tiles);
+                int n = Math.Min(Math.Min(last - first, tiles - tile), q.P.ChunkRows / tileRows);
+                Unit(tile * tileRows, Math.Min(q.P.M, (tile + n) * tileRows), group * q.P.GroupPanels, (uint*)area);
+                first += n;
+            }
             q.Code.Leave();
             desks.Leave(desk);
         }
 
-        private void Unit(int firstRow, int firstPanel, uint* area)
+        private void Unit(int firstRow, int lastRow, int firstPanel, uint* area)
         {
             Product p = q.P;
-            int width = q.Code.Width, tileRows = q.Code.TileRows, lastRow = Math.Min(p.M, firstRow + p.ChunkRows);
-            int lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width)), tiles = Ceiling(lastRow - firstRow, tileRows);
+            int width = q.Code.Width, tileRows = q.Code.TileRows;
+            int lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width)), rowTiles = Ceiling(lastRow - firstRow, tileRows);
             nint packedRow = q.Pairs + Bf16Gap;
             float* spare = (float*)(area + q.PackedWords);   // a tile of the product that is cut, rounded or added to a residual
             float* edge = spare + AmxCode.Rows * width;      // the last panel's bias
@@ -166,7 +170,7 @@ public sealed unsafe partial class CpuBackend
                 }
                 // As in float32: the first panel's tiles fetch the next tile's rows of A, the others' the next panel of B among them.
                 bool fetchesA = panel == firstPanel && q.InPlace;
-                nint shareOfB = Ceiling(q.BlockPairs * width, tiles), nextB = (nint)(q.B + (panel + 1) * q.Panel);
+                nint shareOfB = Ceiling(q.BlockPairs * width, rowTiles), nextB = (nint)(q.B + (panel + 1) * q.Panel);
                 t.AheadStep = fetchesA ? tileRows * sizeof(uint) : Math.Min(64, Ceiling((int)shareOfB * sizeof(uint), q.BlockPairs));
                 for (int row = firstRow; row < lastRow; row += tileRows, nextB += shareOfB * sizeof(uint))
                 {

@@ -4,10 +4,11 @@ using MimEngine.Kernels.Cpu.Emitted;
 namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
-/// The weight gradient c = aᵀ·b, small in both extents and long in its sum. A unit of work is a part of c over all tokens, block after block of
+/// The weight gradient c = aᵀ·b, small in both extents and long in its sum. A thread has a part of c over all tokens, block after block of
 /// them; in a block come the panels of b, and in a panel the tiles. What the tiles read packed is packed just before: of b one panel, which stays in
 /// L1, of a a strip of tiles while the first panel is multiplied; emitted float32 tiles pack both themselves as they read. Lines are asked for one
-/// panel or strip before, so that little waits in L2. Every number of c is one chain of block sums, whatever the parts: they may follow the threads.
+/// panel or strip before, so that little waits in L2. Every number of c is one chain of block sums, whatever the parts: they may follow the threads,
+/// and who is done first takes from the others.
 /// </summary>
 internal unsafe struct WeightGradient
 {
@@ -28,6 +29,11 @@ internal unsafe struct WeightGradient
     /// <summary>Tokens of a block; rows and columns of a part; and counts.</summary>
     public int Block, Blocks, PartRows, PartCols, RowParts, ColParts;
 
+    /// <summary>The parts, and after them a place for every thread to put what it takes from others; how many of the parts have a thread.</summary>
+    public WeightPart* Parts;
+    public int* Taken;
+    public int Takers;
+
     /// <summary>Machine code to prefer to the JIT's, or null.</summary>
     public TileRoutines? Emitted;
 
@@ -39,7 +45,10 @@ internal unsafe struct WeightGradient
 
     public readonly byte* AtA(nint token, nint row) => (byte*)A + (token * M + row) * TypeA.Size();
     public readonly byte* AtB(nint token, nint col) => (byte*)B + (token * N + col) * TypeB.Size();
-    public readonly int Units => RowParts * ColParts;
+    public readonly int Count => RowParts * ColParts;
+
+    /// <summary>Turns that are worth taking from another thread: a million multiply-adds, some 10 µs.</summary>
+    public readonly long LeastTurns(int rows) => Ceiling(1 << 20, rows * MicroKernels.Vectors * 16 * Block);
 
     public WeightGradient(int m, int n, int k, int threads, TileRoutines? dots)
     {
@@ -73,6 +82,19 @@ internal unsafe struct WeightGradient
             }
     }
 
+    /// <summary>Writes the parts and the empty places.</summary>
+    /// <param name="width">Columns of a panel.</param>
+    public readonly void Share(int width)
+    {
+        *Taken = 0;
+        for (int i = 0; i < Count + Takers; i++)
+        {
+            int row = i / ColParts * PartRows, col = i % ColParts * PartCols;
+            Parts[i] = i >= Count ? default
+                : new WeightPart(row, Math.Min(PartRows, M - row), col / width, Ceiling(Math.Min(col + PartCols, N), width));
+        }
+    }
+
     public static int Ceiling(int a, int b) => (a + b - 1) / b;
 }
 
@@ -95,9 +117,13 @@ public sealed unsafe partial class CpuBackend
         {
             A = a, B = b, TypeA = typeA, TypeB = typeB, C = c, Accumulate = accumulate, Emitted = dots == null ? Emitted : null,
         };
-        g.Sums = sums == null ? null : GemmScratch((nint)g.Blocks * m);
-        int grain = Grain(g.Units, 1, (dots == null ? 2L : 1L) * m * n * k);
-        _rows.For(g.Units, grain, new WeightUnits<TV, TA>(g, NewDesks(GemmDeskSlot, g.Units, AreaFloats<TV, TA>(g))));
+        g.Takers = (dots == null ? 2L : 1L) * m * n * k < LeastShared ? 1 : Threads;
+        byte* scratch = Scratch(GemmSlot, (long)(g.Count + g.Takers + 1) * sizeof(WeightPart) + (sums == null ? 0 : (long)g.Blocks * m * sizeof(float)));
+        g.Taken = (int*)scratch;
+        g.Parts = (WeightPart*)scratch + 1;
+        g.Sums = sums == null ? null : (float*)(g.Parts + g.Count + g.Takers);
+        if (!_dry) g.Share(MicroKernels.Vectors * TV.Count);
+        _rows.For(g.Takers, 1, new WeightParts<TV, TA>(g, NewDesks(GemmDeskSlot, g.Takers, AreaFloats<TV, TA>(g))));
         if (sums != null) AddInOrder<TV>(sums, g.Sums, m, g.Blocks, accumulateSums);
     }
 
@@ -108,102 +134,120 @@ public sealed unsafe partial class CpuBackend
         return (nint)Ceiling(g.PartRows, TA.Count) * (steps * TA.Count + PanelGap) + steps * width + PanelGap + TileCode.Rows * MicroKernels.Vectors * 16;
     }
 
-    private readonly struct WeightUnits<TV, TA>(WeightGradient g, Desks desks) : IRowKernel
+    /// <summary>One thread's work: parts as long as there are, then of what others have left.</summary>
+    private readonly struct WeightParts<TV, TA>(WeightGradient g, Desks desks) : IRowKernel
         where TV : struct, ILanes<TV> where TA : struct, ILanes<TA>
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             float* area = desks.Take(out int desk);
-            for (int unit = first; unit < last; unit++) Unit(unit, area);
+            for (int i = Interlocked.Increment(ref *g.Taken) - 1; i < g.Count; i = Interlocked.Increment(ref *g.Taken) - 1) Sum(ref g.Parts[i], area);
+            ref WeightPart mine = ref g.Parts[g.Count + chunk];
+            while (TakeFromOthers(ref mine)) Sum(ref mine, area);
             desks.Leave(desk);
         }
 
-        private void Unit(int unit, float* area)
+        /// <summary>Takes half of what the busiest has left, if that can be shared; else of the next one.</summary>
+        private bool TakeFromOthers(ref WeightPart mine)
         {
-            var part = new Part { Row = unit / g.ColParts * g.PartRows, Col = unit % g.ColParts * g.PartCols };
-            (part.Rows, part.Cols) = (Math.Min(g.PartRows, g.M - part.Row), Math.Min(g.PartCols, g.N - part.Col));
-            part.APanel = g.Steps(g.Block) * TA.Count + PanelGap;
-            part.PackedA = area;
-            part.PackedB = area + Ceiling(g.PartRows, TA.Count) * part.APanel;
-            part.Spare = part.PackedB + g.Steps(g.Block) * MicroKernels.Vectors * TV.Count + PanelGap;
-            for (int block = 0; block < g.Blocks; block++)
+            long refused = long.MaxValue;
+            while (true)
             {
-                part.Token = block * g.Block;
-                part.Tokens = Math.Min(g.Block, g.K - part.Token);
-                part.Sums = g.Sums == null || part.Col > 0 ? null : g.Sums + (nint)block * g.M + part.Row;
-                part.Adds = block > 0 || g.Accumulate;
-                Tiles(part);
+                int busiest = -1;
+                long most = 0;
+                for (int i = 0; i < g.Count + g.Takers; i++)
+                {
+                    long left = g.Parts[i].Left(g.Blocks) * g.Parts[i].Rows;
+                    if (left > most && left < refused) (busiest, most) = (i, left);
+                }
+                if (busiest < 0) return false;
+                if (g.Parts[busiest].Split(g.Blocks, g.LeastTurns(g.Parts[busiest].Rows), out WeightPart half))
+                {
+                    mine.Become(half);
+                    return true;
+                }
+                refused = most;
             }
         }
 
-        /// <summary>A unit's place in c, where it packs, and its block of tokens.</summary>
-        private struct Part
+        private void Sum(ref WeightPart part, float* area)
+        {
+            var p = new Place { Row = part.Row, Rows = part.Rows, APanel = g.Steps(g.Block) * TA.Count + PanelGap, PackedA = area };
+            p.PackedB = area + Ceiling(g.PartRows, TA.Count) * p.APanel;
+            p.Spare = p.PackedB + g.Steps(g.Block) * MicroKernels.Vectors * TV.Count + PanelGap;
+            while (part.Advance(g.Blocks, out WeightPart.Turn turn)) Panel(ref p, turn);
+        }
+        /// <summary>Where a panel lies in c and in the tokens, where its thread packs, and how the rows of a were packed.</summary>
+        private struct Place
         {
             public int Row, Rows, Col, Cols, Token, Tokens;
             public float* PackedA, PackedB, Spare, Sums;
             public nint APanel;
 
-            /// <summary>The block is added to what is in c.</summary>
-            public bool Adds;
+            /// <summary>Emitted tiles pack what whole tiles of whole vectors read; that many rows of a, and panels of b.</summary>
+            public int Whole;
+            public bool Gathers;
         }
 
         [SkipLocalsInit]
-        private void Tiles(in Part p)
+        private void Panel(ref Place p, in WeightPart.Turn turn)
         {
             int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
             float* zeros = stackalloc float[3 * 16];
             new Span<float>(zeros, 3 * 16).Clear();
+            (p.Token, p.Col) = (turn.Block * g.Block, turn.Panel * width);
+            (p.Tokens, p.Cols) = (Math.Min(g.Block, g.K - p.Token), Math.Min(width, g.N - p.Col));
+            p.Sums = g.Sums == null || p.Col > 0 ? null : g.Sums + (nint)turn.Block * g.M + p.Row;
             Tile t = default;
             (t.K, t.ARow, t.CRow) = (g.Steps(p.Tokens), TA.Count == 1 ? p.APanel : 1, g.N);
-            t.Accumulate = p.Adds;
+            t.Accumulate = turn.Block > 0 || g.Accumulate;
             t.Start = zeros;
-            // Emitted tiles pack what whole tiles of whole vectors read, if there is such a tile in the first row and the first panel; of pairs every
-            // tile is whole, if all tokens are in pairs.
-            bool gathers = (g.Dots == null ? g.Emitted != null && p.Rows >= TileCode.Rows : g.TypeA == DType.BF16 && g.TypeB == DType.BF16 && p.Tokens % 2 == 0)
-                && (p.Cols >= width || p.Cols % TV.Count == 0);
-            int whole = gathers ? p.Rows / TileCode.Rows * TileCode.Rows : 0;
-            for (int j = 0; j < p.Cols; j += width)
+            t.Tail = p.Cols % TV.Count;
+            int vectors = Ceiling(p.Cols, TV.Count);
+            if (turn.Opens)
             {
-                int n = Math.Min(width, p.Cols - j), vectors = Ceiling(n, TV.Count);
-                t.Tail = n % TV.Count;
-                bool gathersB = gathers && t.Tail == 0;
-                if (!gathersB) PackB(p, j, n);
-                var asks = new Asks(g, p, t.K, j);
-                for (int i = 0; i < p.Rows; i += tileRows)
+                // If there is a whole tile in the first row and the first panel; of pairs every tile is whole, if all tokens are in pairs.
+                p.Gathers = t.Tail == 0
+                    && (g.Dots == null ? g.Emitted != null && p.Rows >= TileCode.Rows : g.TypeA == DType.BF16 && g.TypeB == DType.BF16 && p.Tokens % 2 == 0);
+                p.Whole = p.Gathers ? p.Rows / TileCode.Rows * TileCode.Rows : 0;
+            }
+            bool gathersB = p.Gathers && t.Tail == 0;
+            if (!gathersB) PackB(p);
+            var asks = new Asks(g, p, t.K, turn);
+            for (int i = 0; i < p.Rows; i += tileRows)
+            {
+                if (turn.Opens && i >= p.Whole && (i % WeightGradient.Strip == 0 || i == p.Whole)) PackA(p, i);
+                int rows = Math.Min(tileRows, p.Rows - i);
+                bool firstA = turn.Opens && i < p.Whole, firstB = gathersB && i == 0;
+                t.CopyA = p.PackedA + i / TA.Count * p.APanel + i % TA.Count;
+                t.CopyB = p.PackedB;
+                t.A = firstA ? (float*)g.AtA(p.Token, p.Row + i) : t.CopyA;
+                t.B = firstB ? (float*)g.AtB(p.Token, p.Col) : t.CopyB;
+                (t.AStep, t.BRow) = (firstA ? g.M : TA.Count, firstB ? g.N : width);
+                t.C = g.C + (nint)(p.Row + i) * g.N + p.Col;
+                t.Sums = p.Sums == null ? p.Spare : p.Sums + i;
+                if (gathersB && i < p.Whole)
                 {
-                    if (j == 0 && i >= whole && (i % WeightGradient.Strip == 0 || i == whole)) PackA(p, i);
-                    int rows = Math.Min(tileRows, p.Rows - i);
-                    bool firstA = j == 0 && i < whole, firstB = gathersB && i == 0;
-                    t.CopyA = p.PackedA + i / TA.Count * p.APanel + i % TA.Count;
-                    t.CopyB = p.PackedB;
-                    t.A = firstA ? (float*)g.AtA(p.Token, p.Row + i) : t.CopyA;
-                    t.B = firstB ? (float*)g.AtB(p.Token, p.Col + j) : t.CopyB;
-                    (t.AStep, t.BRow) = (firstA ? g.M : TA.Count, firstB ? g.N : width);
-                    t.C = g.C + (nint)(p.Row + i) * g.N + p.Col + j;
-                    t.Sums = p.Sums == null ? p.Spare : p.Sums + i;
-                    if (gathersB && i < whole)
-                    {
-                        asks.Next(ref t, i, p.Rows);
-                        (g.Dots ?? g.Emitted!).Gather(&t, vectors, firstA, firstB);
-                    }
-                    else if (g.Dots is { } dots)
-                    {
-                        asks.Next(ref t, i, p.Rows);
-                        Pairs(dots, t, rows, n, p.Spare, firstB);
-                    }
-                    else
-                    {
-                        t.Ahead = (byte*)t.A;
-                        t.AheadStep = 0;
-                        MicroKernels.Run<TV>(t, rows, vectors, false);
-                    }
+                    asks.Next(ref t, i, p.Rows);
+                    (g.Dots ?? g.Emitted!).Gather(&t, vectors, firstA, firstB);
+                }
+                else if (g.Dots is { } dots)
+                {
+                    asks.Next(ref t, i, p.Rows);
+                    Pairs(dots, t, rows, p.Cols, p.Spare, firstB);
+                }
+                else
+                {
+                    t.Ahead = (byte*)t.A;
+                    t.AheadStep = 0;
+                    MicroKernels.Run<TV>(t, rows, vectors, false);
                 }
             }
         }
 
         /// <summary>The rest of a strip of rows from the i-th on, and its sums.</summary>
-        private void PackA(in Part p, int i)
+        private void PackA(in Place p, int i)
         {
             int rows = Math.Min((i / WeightGradient.Strip + 1) * WeightGradient.Strip, p.Rows) - i;
             float* panels = p.PackedA + i / TA.Count * p.APanel, sums = p.Sums == null ? null : p.Sums + i;
@@ -212,12 +256,12 @@ public sealed unsafe partial class CpuBackend
             else GemmPack.Rows<TA>(panels, p.APanel, 3 * p.APanel, TA.Count, (float*)a, g.M, p.Tokens, rows, sums);
         }
 
-        private void PackB(in Part p, int j, int n)
+        private void PackB(in Place p)
         {
             int width = MicroKernels.Vectors * TV.Count;
-            byte* b = g.AtB(p.Token, p.Col + j);
-            if (g.Dots != null) PackPairs(g.TypeB, p.PackedB, 0, width, b, g.N, p.Tokens, n, null);
-            else GemmPack.Rows<TV>(p.PackedB, TV.Count, 0, width, (float*)b, g.N, p.Tokens, n, null);
+            byte* b = g.AtB(p.Token, p.Col);
+            if (g.Dots != null) PackPairs(g.TypeB, p.PackedB, 0, width, b, g.N, p.Tokens, p.Cols, null);
+            else GemmPack.Rows<TV>(p.PackedB, TV.Count, 0, width, (float*)b, g.N, p.Tokens, p.Cols, null);
         }
 
         private static void PackPairs(DType type, float* panels, nint panel, int width, void* x, int xRow, int tokens, int cols, float* sums)
@@ -239,19 +283,18 @@ public sealed unsafe partial class CpuBackend
             private readonly int _aTiles, _bLines;
             private int _left, _line, _corners;
 
-            /// <summary>Before panel j of a part.</summary>
-            public Asks(in WeightGradient g, in Part p, int steps, int j)
+            /// <summary>Before a panel.</summary>
+            public Asks(in WeightGradient g, in Place p, int steps, in WeightPart.Turn turn)
             {
-                int asks = steps / 2, width = MicroKernels.Vectors * 16, aSize = g.TypeA.Size(), bSize = g.TypeB.Size();
-                bool last = j + width >= p.Cols;
+                int asks = steps / 2, aSize = g.TypeA.Size(), bSize = g.TypeB.Size(), next = turn.NextBlock * g.Block;
+                bool last = turn.NextBlock != turn.Block;
                 (_aRow, _bRow) = ((nint)g.M * aSize, (nint)g.N * bSize);
                 (_aPiece, _bPiece) = (asks * _aRow, asks * _bRow);
                 _aTiles = 64 / aSize / TileCode.Rows;
                 _bLines = bSize == 2 ? 2 : 3;
                 _left = p.Tokens / Math.Max(1, asks);
-                _a = j == 0 ? g.AtA(p.Token, p.Row) : null;
-                int next = p.Token + p.Tokens;
-                _b = last ? g.AtB(next, p.Col) : g.AtB(p.Token, p.Col + j + width);
+                _a = turn.Opens ? g.AtA(p.Token, p.Row) : null;
+                _b = g.AtB(next, turn.NextPanel * MicroKernels.Vectors * 16);
                 _corners = last ? _aTiles : 0;
                 _corner = g.AtA(next, p.Row);
             }

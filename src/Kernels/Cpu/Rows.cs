@@ -39,6 +39,7 @@ internal sealed unsafe class Rows : IDisposable
         [System.Runtime.InteropServices.FieldOffset(664)] public int Count;
         [System.Runtime.InteropServices.FieldOffset(668)] public int Grain;
         [System.Runtime.InteropServices.FieldOffset(672)] public int Chunks;
+        [System.Runtime.InteropServices.FieldOffset(676)] public int Least;     // rows of the shortest run, or 0 where all runs have Grain
     }
 
     private readonly bool _dry;
@@ -71,10 +72,31 @@ internal sealed unsafe class Rows : IDisposable
             for (int c = 0; c < chunks; c++) kernel.Run(c * grain, Math.Min(count, (c + 1) * grain), c);
             return;
         }
+        (_state.Count, _state.Grain, _state.Chunks, _state.Least) = (count, grain, chunks, 0);
         // The struct lives in this frame, which outlives the job; its address cannot move.
-        _state.Kernel = Unsafe.AsPointer(ref kernel);
-        _state.Body = &Invoke<TKernel>;
-        (_state.Count, _state.Grain, _state.Chunks) = (count, grain, chunks);
+        Share(Unsafe.AsPointer(ref kernel), &Invoke<TKernel>);
+    }
+
+    /// <summary>
+    /// Runs the kernel over [0, count) in runs of at most <paramref name="most"/> rows, which shrink to <paramref name="least"/> towards the end, so that threads
+    /// end together. They follow the threads and have no number: for kernels whose results do not depend on the cut.
+    /// </summary>
+    public void ForAnyCut<TKernel>(int count, int least, int most, TKernel kernel) where TKernel : struct, IRowKernel
+    {
+        if (_dry) return;
+        if (count <= least || Threads == 1)
+        {
+            for (int i = 0; i < count; i += most) kernel.Run(i, Math.Min(count, i + most), 0);
+            return;
+        }
+        (_state.Count, _state.Grain, _state.Least) = (count, most, least);
+        Share(Unsafe.AsPointer(ref kernel), &Invoke<TKernel>);
+    }
+
+    private void Share(void* kernel, delegate*<void*, int, int, int, void> body)
+    {
+        _state.Kernel = kernel;
+        _state.Body = body;
         _state.Next = 0;
         int epoch = _state.Epoch + 1;
         if (epoch == 0) epoch = 1;
@@ -103,9 +125,30 @@ internal sealed unsafe class Rows : IDisposable
 
     private void TakeChunks()
     {
+        if (_state.Least > 0)
+        {
+            TakeShrinking();
+            return;
+        }
         int chunks = _state.Chunks, grain = _state.Grain, count = _state.Count;
         for (int c = Interlocked.Increment(ref _state.Next) - 1; c < chunks; c = Interlocked.Increment(ref _state.Next) - 1)
             _state.Body(_state.Kernel, c * grain, Math.Min(count, (c + 1) * grain), c);
+    }
+
+    private void TakeShrinking()
+    {
+        int count = _state.Count, least = _state.Least, most = _state.Grain, shares = 2 * Threads;
+        for (int at = Volatile.Read(ref _state.Next); at < count;)
+        {
+            int n = Math.Min(count - at, Math.Clamp((count - at) / shares, least, most));
+            int next = Interlocked.CompareExchange(ref _state.Next, at + n, at);
+            if (next == at)
+            {
+                _state.Body(_state.Kernel, at, at + n, 0);
+                next = Volatile.Read(ref _state.Next);
+            }
+            at = next;
+        }
     }
 
     private void Work()
