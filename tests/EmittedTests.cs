@@ -52,6 +52,31 @@ public class EmittedTests
         }
     }
 
+    [Test]
+    public void Attention_of_emitted_and_of_compiled_tiles_has_the_same_bits([Values] bool accumulate)
+    {
+        if (TileRoutines.Instance == null) Assert.Ignore($"No emitted tiles here: {TileRoutines.Absence}.");
+        using CpuBackend emitted = new(2), compiled = new(2, emit: false);
+        foreach ((int n, int heads, int d) in new[] { (3, 1, 16), (17, 2, 16), (34, 1, 48), (65, 3, 64), (77, 1, 80), (145, 2, 64), (257, 1, 64), (300, 1, 32), (40, 2, 5) })
+        {
+            var results = new List<float[][]>();
+            foreach (CpuBackend cpu in new[] { emitted, compiled })
+            {
+                int c = heads * d;
+                Tensor[] all = [Some(cpu, 1, 2 * n, 3 * c), Some(cpu, 2, 2 * n, c), Some(cpu, 3, 2 * n, c), Some(cpu, 4, 2 * n, 3 * c), Some(cpu, 5, 2 * heads * n)];
+                Tensor Shaped(int i, Shape shape) => new(all[i].Storage, 0, shape, DType.F32);
+                Tensor qkv = Shaped(0, new(2, n, 3 * c)), y = Shaped(1, new(2, n, c)), dy = Shaped(2, new(2, n, c)), dqkv = Shaped(3, new(2, n, 3 * c)),
+                    lse = Shaped(4, new(2, heads, n));
+                cpu.AttentionForward(y, lse, qkv, heads, null);
+                cpu.AttentionBackward(accumulate ? Grad.Add(dqkv) : Grad.Write(dqkv), Grad.None, dy, y, lse, qkv, heads, null);
+                results.Add([.. new[] { y, lse, dqkv }.Select(t => t.Host<float>().ToArray())]);
+                foreach (Tensor t in all) t.Storage.Dispose();
+            }
+            foreach ((int i, string name) in new[] { "y", "lse", "dqkv" }.Index())
+                Assert.That(results[0][i].AsSpan().SequenceEqual(results[1][i]), $"{name} of {n} tokens, {heads} heads of {d}");
+        }
+    }
+
     private static IEnumerable<Bf16Unit> Units => Enum.GetValues<Bf16Unit>();
 
     /// <summary>

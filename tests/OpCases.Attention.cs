@@ -7,7 +7,7 @@ internal static partial class OpCases
     private static IEnumerable<OpCase> Attention()
     {
         (int B, int N, int H, int D)[] shapes = [(1, 2, 1, 4), (2, 5, 2, 3), (2, 7, 3, 8), (1, 37, 2, 16), (1, 65, 1, 64), (3, 145, 3,
-            64), (2, 17, 4, 33)];
+            64), (2, 17, 4, 33), (1, 66, 2, 80), (1, 257, 1, 64)];
         foreach ((int b, int n, int h, int d) in shapes)
             foreach (bool bias in s_noYes) yield return Attend(b, n, h, d, bias, 1);
         yield return Attend(2, 33, 2, 16, true, 3);

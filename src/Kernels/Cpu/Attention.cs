@@ -46,84 +46,101 @@ public sealed unsafe partial class CpuBackend
             float* given = bias is { } b ? b.F32 : null;
             if (on.PairsOf<TV>(qkv.DType, cut) is { } pairs)
             {
-                Desks halves = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardPairs.Floats(cut, given != null));
+                Desks halves = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardPairs.Floats(cut));
                 rows.For(cut.Chunks, 1, new AttentionForwardPairs(cut, y.BF16, lse.F32, qkv.BF16, given, halves, pairs));
                 return;
             }
-            Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardChunks<TV, TE>.Floats(cut, given != null));
-            rows.For(cut.Chunks, 1, new AttentionForwardChunks<TV, TE>(cut, y.Raw, lse.F32, qkv.Raw, given, desks, on.Emitted));
+            Desks desks = on.NewDesks(AttentionSlot, cut.Chunks, AttentionForwardChunks<TV, TE>.Floats(cut));
+            rows.For(cut.Chunks, 1, new AttentionForwardChunks<TV, TE>(cut, y.Raw, lse.F32, qkv.Raw, given, desks, on.BandsOf<TV>()));
         }
     }
 
     /// <summary>One row is one chunk of the cut.</summary>
     private readonly struct AttentionForwardChunks<TV, TE>(AttentionCut cut, void* y, float* lse, void* qkv, float* bias, Desks desks,
-        TileRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
+        BandRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
-        /// <summary>Zeros; k, v; a panel of qᵀ, of scores and of outputs; the head's bias transposed.</summary>
-        public static long Floats(in AttentionCut cut, bool biased) => AttentionCut.ChunkFloats(cut.Panel + 2L * cut.KeyRows * cut.DepthStride
-            + (long)cut.Panel * (cut.Depth + cut.KeyRows + cut.DepthStride) + (biased ? (long)cut.Tokens * cut.AllQueries : 0));
+        /// <summary>Zeros; k, v; a panel of qᵀ, of scores and of outputs; an odd query's scores; the head's bias transposed.</summary>
+        public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats(cut.Panel + cut.DepthStride
+            + 2L * cut.Tokens * cut.DepthStride + (long)cut.Panel * (cut.Depth + cut.Tokens + cut.DepthStride) + cut.Line
+            + (cut.Biased ? (long)cut.Tokens * cut.AllQueries : 0));
 
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
             int tokens = cut.Tokens, depth = cut.Depth, width = cut.Width, row = 3 * width, panel = cut.Panel, stride = cut.DepthStride;
-            float* zeros = desks.Take(out int desk), keys = zeros + panel, values = keys + (nint)cut.KeyRows * stride;
-            float* across = values + (nint)cut.KeyRows * stride, scores = across + (nint)depth * panel;
-            float* outputs = scores + (nint)cut.KeyRows * panel, lines = outputs + (nint)panel * stride;
-            float* sums = stackalloc float[MicroKernels.Vectors * 16];
-            new Span<float>(zeros, panel).Clear();
-            AttentionAhead ahead = default;
-            var tiles = new AttentionTiles<TV>(cut, zeros, &ahead, TV.Count == 16 ? emitted : null);
+            float* zeros = desks.Take(out int desk), copies = zeros + panel + stride;
+            float* across = copies + 2 * (nint)tokens * stride, scores = across + (nint)depth * panel;
+            float* outputs = scores + (nint)tokens * panel, line = outputs + (nint)panel * stride, lines = line + cut.Line;
+            float* inverse = stackalloc float[BandCode.Vectors * 16];
+            new Span<float>(zeros, panel + stride).Clear();
+            AttentionAhead ahead;
+            var tiles = new AttentionTiles<TV>(zeros, &ahead, emitted);
             (int h, int from, int to) = cut.Part(chunk);
             if (bias != null) HeadRows<TV>.Transpose<F32Element>(lines, cut.AllQueries, bias + (nint)h * tokens * tokens, tokens, tokens, tokens);
             for (int b = from; b < to; b++)
             {
-                void* q = TE.At(qkv, (nint)b * tokens * row + h * depth);
-                ahead = ForwardAhead<TE>(cut, chunk, b, to, qkv, y);
-                HeadRows<TV>.Gather<TE>(keys, stride, TE.At(q, width), row, tokens, depth);
-                HeadRows<TV>.Gather<TE>(values, stride, TE.At(q, 2 * width), row, tokens, depth);
-                for (int i = 0; i < tokens; i += panel)
+                void* q = TE.At(qkv, (nint)b * tokens * row + h * depth), k = TE.At(q, width), v = TE.At(q, 2 * width);
+                void* result = TE.At(y, (nint)b * tokens * width + h * depth);
+                ForwardAhead<TE>(ref ahead, cut, chunk, b, to, qkv, y);
+                float* keys = HeadRows<TV>.Operand<TE>(copies, stride, k, row, tokens, depth, wide: false, out int keyRow);
+                float* values = HeadRows<TV>.Operand<TE>(copies + (nint)tokens * stride, stride, v, row, tokens, depth, wide: true, out int valueRow);
+                float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens;
+                for (int p = 0; p < cut.Panels; p++)
                 {
-                    int queries = Math.Min(panel, tokens - i), vectors = (queries + TV.Count - 1) / TV.Count;
+                    (int i, int vectors, int queries) = cut.PanelAt(p);
                     HeadRows<TV>.Transpose<TE>(across, panel, TE.At(q, (nint)i * row), row, queries, depth);
-                    tiles.Along(scores, panel, keys, stride, across, cut.KeyRows, vectors, depth, accumulate: false);
-                    float* lseRows = lse + ((nint)b * cut.Heads + h) * tokens + i;
-                    for (int v = 0; v < vectors; v++)
-                        Softmax<TV>(cut, scores + v * TV.Count, bias == null ? null : lines + i + v * TV.Count, sums + v * TV.Count,
-                            lseRows + v * TV.Count, queries - v * TV.Count);
-                    for (int g = 0; g < cut.DepthGroups; g++)
-                    {
-                        (int at, int count) = cut.DepthGroup(g);
-                        tiles.Across(outputs + at * TV.Count, stride, scores, values + at * TV.Count, stride, queries, count, tokens);
-                    }
-                    HeadRows<TV>.Spread<TE>(TE.At(y, ((nint)b * tokens + i) * width + h * depth), width, outputs, stride, queries, depth, 1f, sums,
-                        accumulate: false);
+                    tiles.Sums(scores, panel, keys, keyRow, 1, across, panel, tokens, vectors, depth, accumulate: false);
+                    for (int at = 0; at < queries; at += TV.Count)
+                        Softmax<TV>(cut, scores + at, null, bias == null ? null : lines + i + at, inverse + at, lseRows + i + at, queries - at);
+                    Outputs(tiles, TE.At(result, (nint)i * width), scores, 1, panel, values, valueRow, queries, inverse, outputs);
+                }
+                for (int i = cut.Whole; i < tokens; i++)
+                {
+                    AttentionRows<TV>.Dots<TE>(line, TE.At(q, (nint)i * row), 0, k, row, tokens, depth);
+                    (inverse[0], lseRows[i]) = AttentionRows<TV>.Softmax(line, tokens, cut.BinaryScale);
+                    Outputs(tiles, TE.At(result, (nint)i * width), line, 0, 1, values, valueRow, 1, inverse, outputs);
                 }
             }
             desks.Leave(desk);
         }
+
+        /// <summary>y of some queries: p·v, each row by its scale.</summary>
+        private void Outputs(in AttentionTiles<TV> tiles, void* result, float* p, int pRow, int pStep, float* values, int valueRow, int queries, float* scales,
+            float* sums)
+        {
+            bool direct = typeof(TE) == typeof(F32Element) && tiles.Scales && cut.Depth % TV.Count == 0;
+            for (int g = 0; g < cut.DepthGroups; g++)
+            {
+                (int at, int count) = cut.DepthGroup(g);
+                at *= TV.Count;
+                if (direct) tiles.Scaled((float*)result + at, cut.Width, p, pRow, pStep, values + at, valueRow, queries, count, cut.Tokens, scales, 1);
+                else tiles.Sums(sums + at, cut.DepthStride, p, pRow, pStep, values + at, valueRow, queries, count, cut.Tokens, accumulate: false);
+            }
+            if (!direct) HeadRows<TV>.Spread<TE>(result, cut.Width, sums, cut.DepthStride, queries, cut.Depth, 1f, scales, accumulate: false);
+        }
     }
 
     /// <summary>What the forward of the head and image after this one will touch.</summary>
-    private static AttentionAhead ForwardAhead<TE>(in AttentionCut cut, int chunk, int image, int last, void* qkv, void* y) where TE : struct, IElement
+    private static void ForwardAhead<TE>(ref AttentionAhead ahead, in AttentionCut cut, int chunk, int image, int last, void* qkv, void* y)
+        where TE : struct, IElement
     {
+        ahead.Clear();
         (int head, int next) = cut.After(chunk, image, last);
-        if (next < 0) return default;
+        if (next < 0) return;
         nint size = (nint)TE.At(null, 1), width = cut.Width, token = (nint)next * cut.Tokens;
-        var ahead = new AttentionAhead(cut.Tokens, cut.Depth * (int)size, cut.ScoreTiles + cut.QueryTiles);
         void* q = TE.At(qkv, 3 * token * width + head * cut.Depth);
-        for (int part = 0; part < 3; part++) ahead.Add(TE.At(q, part * width), 3 * width * size);
-        ahead.Add(TE.At(y, token * width + head * cut.Depth), width * size);
-        return ahead;
+        for (int part = 0; part < 3; part++) ahead.Add(TE.At(q, part * width), 3 * width * size, cut.Tokens, cut.Depth * (int)size);
+        ahead.Add(TE.At(y, token * width + head * cut.Depth), width * size, cut.Tokens, cut.Depth * (int)size);
     }
 
     /// <summary>
     /// One vector of queries, all keys: scores become exp(logit − max), not yet divided by their sum; 1/sum goes to <paramref name="inverse"/>,
     /// ln Σ exp(logit) to the first <paramref name="queries"/> of <paramref name="lse"/>.
     /// </summary>
+    /// <param name="pairs">Where pairs of neighbouring keys go, rounded, instead; or null.</param>
     /// <param name="line">The bias, transposed, or null.</param>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void Softmax<TV>(in AttentionCut cut, float* scores, float* line, float* inverse, float* lse, int queries)
+    private static void Softmax<TV>(in AttentionCut cut, float* scores, uint* pairs, float* line, float* inverse, float* lse, int queries)
         where TV : struct, ILanes<TV>
     {
         int n = cut.Tokens, panel = cut.Panel, all = cut.AllQueries;
@@ -156,16 +173,23 @@ public sealed unsafe partial class CpuBackend
         for (; k < n - 1; k += 2, s += 2 * panel)
         {
             TV a = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s), low)), b = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s + panel), low));
-            a.Store(s);
-            b.Store(s + panel);
             s0 += a;
             s1 += b;
+            if (pairs == null)
+            {
+                a.Store(s);
+                b.Store(s + panel);
+                continue;
+            }
+            AttentionPairs.Store(a, b, pairs);
+            pairs += panel;
         }
         if (k < n)
         {
             TV a = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s), low));
-            a.Store(s);
             s0 += a;
+            if (pairs == null) a.Store(s);
+            else AttentionPairs.Store(a, TV.Zero, pairs);
         }
         TV sum = s0 + s1;
         (TV.All(1f) / sum).Store(inverse);
@@ -175,9 +199,12 @@ public sealed unsafe partial class CpuBackend
         for (int i = 0; i < Math.Min(queries, TV.Count); i++) lse[i] = largest[i] * AttentionCut.Ln2 + MathF.Log(total[i]);
     }
 
+    /// <summary>The routines for attention in float32, or null.</summary>
+    private BandRoutines? BandsOf<TV>() where TV : struct, ILanes<TV> => TV.Count == 16 && _emits && !_dry ? BandRoutines.Floats : null;
+
     /// <summary>The routines for attention in bfloat16 pairs: bfloat16 storage and products, whole pairs along the depth; else null.</summary>
-    private TileRoutines? PairsOf<TV>(DType dtype, in AttentionCut cut) where TV : struct, ILanes<TV>
-        => dtype == DType.BF16 && _bf16 != null && TV.Count == 16 && cut.Depth % 2 == 0 ? Bf16Routines.Of(Bf16Unit.Dot)?.Dots : null;
+    private BandRoutines? PairsOf<TV>(DType dtype, in AttentionCut cut) where TV : struct, ILanes<TV>
+        => dtype == DType.BF16 && _bf16 != null && TV.Count == 16 && cut.Depth % 2 == 0 ? BandRoutines.Pairs : null;
 
     public override void RelativePositionBiasForward(Tensor bias, Tensor table, int grid)
         => _rows.For(table.Shape.D1, 1, new RelativeBiasHeads(bias.F32, table.F32, null, accumulate: false, table.Shape.D1, grid));

@@ -1,14 +1,20 @@
+using MimEngine.Kernels.Cpu.Emitted;
+
 namespace MimEngine.Kernels.Cpu;
 
 /// <summary>
 /// How attention is cut on the CPU. A chunk is one head of one image, and a thread does an image's heads one after another; with a bias, which is
 /// transposed once a chunk, one head of a group of images: at most <see cref="MaxChunks"/> where the heads are fewer. Inside, queries come in panels
-/// one register tile wide, and the scores of a panel are held transposed, a key a row: so maxima, exponentials and sums run across the lanes with
-/// no tail along the keys, keys and values are the rows of the tiles, and a panel's scores (145 keys × 48 queries: 28 kB) stay in L1.
+/// a register tile wide, and their scores are held transposed, a key a row: so maxima, exponentials and sums run across the lanes with no tail along
+/// the keys, and keys and values are the rows of the tiles. One or two queries past the last whole vector ([cls] beside a square of patches) are rows
+/// of their own (<see cref="AttentionRows{TV}"/>): as a vector they would cost as much as sixteen.
 /// </summary>
 internal readonly struct AttentionCut
 {
-    private const int MaxChunks = 32;
+    private const int MaxChunks = 32, MostOdd = 2;
+
+    // Probabilities and slopes of so many bytes leave room in L2 for the head's operands, and for those of the next.
+    private const int BlockBytes = 320 << 10;
 
     public int Images { get; private init; }
     public int Tokens { get; private init; }
@@ -16,21 +22,28 @@ internal readonly struct AttentionCut
     public int Depth { get; private init; }
     public int Groups { get; private init; }
 
-    /// <summary>Queries of a panel: also what lies between two rows of scores.</summary>
+    /// <summary>Lanes of a vector, and the most vectors of a tile.</summary>
+    public int Lanes { get; private init; }
+    private int Most { get; init; }
+
+    /// <summary>Queries that are rows of their own: the last ones.</summary>
+    public int Odd { get; private init; }
+
+    /// <summary>Vectors of the other queries, of which the last one may be cut, and panels of them as even as can be.</summary>
+    public int QueryVectors { get; private init; }
+    public int Panels { get; private init; }
+
+    /// <summary>Queries of the widest panel: also what lies between two rows of a panel's scores.</summary>
     public int Panel { get; private init; }
 
-    /// <summary>Rows of a register tile whose rows are keys; keys rounded up to whole ones.</summary>
-    public int TileRows { get; private init; }
-    public int KeyRows { get; private init; }
-
-    /// <summary>Rows of a register tile whose rows are queries: a divisor of the panel.</summary>
-    public int QueryRows { get; private init; }
+    /// <summary>Panels whose probabilities and slopes the backward pass holds at a time, at most, and the blocks that this makes.</summary>
+    public int Blocks { get; private init; }
 
     /// <summary>Vectors of a row of q, k, v or y of one head, and floats between two of them.</summary>
     public int DepthVectors { get; private init; }
-    public int DepthStride { get; private init; }
+    public int DepthStride => DepthVectors * Lanes;
 
-    /// <summary>Groups of at most three such vectors, as even as can be: 4 are 2 + 2.</summary>
+    /// <summary>Groups of such vectors, as even as can be.</summary>
     public int DepthGroups { get; private init; }
 
     public int Chunks => Heads * Groups;
@@ -43,9 +56,13 @@ internal readonly struct AttentionCut
     public int Width => Heads * Depth;
     public float Scale => 1f / MathF.Sqrt(Depth);
 
-    /// <summary>All panels of queries, side by side.</summary>
-    public int Panels => (Tokens + Panel - 1) / Panel;
-    public int AllQueries => Panels * Panel;
+    /// <summary>Queries that are not odd; the same rounded up to whole vectors, the odd ones included.</summary>
+    public int Whole => Tokens - Odd;
+    public int AllQueries => (QueryVectors + (Odd > 0 ? 1 : 0)) * Lanes;
+
+    /// <summary>A line of all keys, or of all queries of a block, rounded up to whole cache lines.</summary>
+    public int Line => (Tokens + 15) / 16 * 16;
+    public int BlockLine => ((Panels + Blocks - 1) / Blocks * Panel + (Odd > 0 ? Lanes : 0) + 15) / 16 * 16;
 
     /// <summary>Logits are counted in units of ln 2: scores are multiplied by this, a bias by log₂e.</summary>
     public float BinaryScale => Scale * Log2E;
@@ -55,8 +72,11 @@ internal readonly struct AttentionCut
 
     public static AttentionCut Of<TV>(Tensor qkv, int heads, bool biased, int threads) where TV : struct, ILanes<TV>
     {
-        int images = qkv.Shape.D0, tokens = qkv.Shape.D1, depth = qkv.Shape.D2 / 3 / heads, tileRows = MicroKernels.Rows<TV>();
-        int panel = MicroKernels.Vectors * TV.Count, vectors = (depth + TV.Count - 1) / TV.Count;
+        int images = qkv.Shape.D0, tokens = qkv.Shape.D1, depth = qkv.Shape.D2 / 3 / heads, lanes = TV.Count;
+        int most = lanes == 16 ? BandCode.Vectors : MicroKernels.Vectors, rest = tokens % lanes;
+        int odd = !biased && rest <= MostOdd && tokens > rest ? rest : 0, vectors = (tokens - odd + lanes - 1) / lanes;
+        int panels = (vectors + most - 1) / most, panel = (vectors + panels - 1) / panels * lanes, across = (depth + lanes - 1) / lanes;
+        long panelBytes = 2L * sizeof(float) * tokens * panel;
         return new AttentionCut
         {
             Images = images,
@@ -66,13 +86,15 @@ internal readonly struct AttentionCut
             Biased = biased,
             Threads = threads,
             Groups = biased ? Math.Clamp(MaxChunks / heads, 1, Math.Max(1, images)) : images,
+            Lanes = lanes,
+            Most = most,
+            Odd = odd,
+            QueryVectors = vectors,
+            Panels = panels,
             Panel = panel,
-            TileRows = tileRows,
-            KeyRows = (tokens + tileRows - 1) / tileRows * tileRows,
-            QueryRows = panel % tileRows == 0 ? tileRows : panel,
-            DepthVectors = vectors,
-            DepthStride = vectors * TV.Count,
-            DepthGroups = (vectors + MicroKernels.Vectors - 1) / MicroKernels.Vectors,
+            Blocks = (int)Math.Min(panels, (panels * panelBytes + BlockBytes - 1) / BlockBytes),
+            DepthVectors = across,
+            DepthGroups = (across + most - 1) / most,
         };
     }
 
@@ -99,10 +121,15 @@ internal readonly struct AttentionCut
         return (head, first);
     }
 
-    /// <summary>Tiles of one image and head whose rows are keys, all of the depth or all queries wide, or whose rows are queries.</summary>
-    public int ScoreTiles => KeyRows / TileRows * Panels;
-    public int KeyTiles => KeyRows / TileRows * Panels * DepthGroups;
-    public int QueryTiles => (Tokens + QueryRows - 1) / QueryRows * DepthGroups;
+    /// <summary>First query, vectors and queries of a panel; the last vector may be cut.</summary>
+    public (int First, int Vectors, int Queries) PanelAt(int p)
+    {
+        int first = QueryVectors * p / Panels, vectors = QueryVectors * (p + 1) / Panels - first;
+        return (first * Lanes, vectors, Math.Min(vectors * Lanes, Whole - first * Lanes));
+    }
+
+    /// <summary>First panel of a block; that of block Blocks is Panels.</summary>
+    public int BlockAt(int block) => Panels * block / Blocks;
 
     /// <summary>First vector and number of vectors of a group of the depth.</summary>
     public (int First, int Count) DepthGroup(int g)

@@ -17,6 +17,22 @@ internal static unsafe class HeadRows<TV> where TV : struct, ILanes<TV>
         }
     }
 
+    /// <summary>
+    /// Rows as an operand of a product: where they are, if they are float32, else gathered into the copy.
+    /// </summary>
+    /// <param name="wide">They are read in whole vectors, so that rows which do not end with one have to be copied too.</param>
+    public static float* Operand<TE>(float* copy, int stride, void* from, int row, int rows, int depth, bool wide, out int operandRow) where TE : struct, IElement
+    {
+        if (typeof(TE) == typeof(F32Element) && (!wide || depth % TV.Count == 0))
+        {
+            operandRow = row;
+            return (float*)from;
+        }
+        Gather<TE>(copy, stride, from, row, rows, depth);
+        operandRow = stride;
+        return copy;
+    }
+
     /// <summary>to[r, d] = scale·from[r, d], or with scales each row by its own; added where it is accumulated.</summary>
     public static void Spread<TE>(void* to, int row, float* from, int stride, int rows, int depth, float scale, float* scales, bool accumulate)
         where TE : struct, IElement
