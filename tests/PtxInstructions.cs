@@ -49,6 +49,7 @@ internal static class PtxInstructions
             "ex2.approx.ftz.f32" => (a, _, _) => F(MathF.Pow(2f, S(a))),
             "lg2.approx.ftz.f32" => (a, _, _) => F(MathF.Log2(S(a))),
             "rcp.approx.ftz.f32" or "rcp.rn.f32" => (a, _, _) => F(1f / S(a)),
+            "div.rn.f32" => (a, b, _) => F(S(a) / S(b)),
             "sqrt.rn.f32" => (a, _, _) => F(MathF.Sqrt(S(a))),
             _ => null,
         };

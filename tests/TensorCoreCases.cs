@@ -16,6 +16,7 @@ internal static class TensorCoreCases
         {
             yield return OpCases.Linear(new(m, k), n, true).Halves("x", "w", "y", "dx", "dy");
             yield return OpCases.Linear(new(m, k), n, false).Halves("x", "w", "dx");
+            yield return OpCases.LinearGeluBackward(m, k, n).Halves("dh", "dy", "w", "h");
             yield return OpCases.LinearGelu(m, k, n, true).Halves("x", "w", "y", "h", "dx", "dy", "dh");
         }
         yield return OpCases.LinearResidual(8, 145, 192, 768, true, true, true).Halves("x", "w", "dx", "branch", "scaled");

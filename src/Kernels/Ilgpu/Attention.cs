@@ -19,7 +19,7 @@ internal sealed partial class IlgpuBackend
         HeadLayout at = Layout(qkv, heads);
         int images = qkv.Shape.D0, across = Blocks(at.Width, Block), blocks = Blocks(at.Tokens, Block);
         ArrayView<float> delta = Scratch<float>(PartialSlot, lse.Count);
-        LaunchEach(lse.Count, new RowDots(delta, N(dy), N(y), at));
+        if (!TryHeadDots(delta, dy, y, qkv, heads)) LaunchEach(lse.Count, new RowDots(delta, N(dy), N(y), at));
         var p = new Probabilities(N(qkv), N(dy), F(lse), delta, F(bias), Flag(bias), at);
         if (dqkv.Wanted && (dqkv.Accumulate || !TryAttentionBackward(dqkv.Into, dy, lse, delta, qkv, heads, bias)))
         {

@@ -63,6 +63,7 @@ internal sealed unsafe class CudaDriver : IDisposable
         nint function = 0;
         if (error == CudaError.CUDA_SUCCESS) error = CudaAPI.CurrentAPI.GetModuleFunction(out function, module, kernel.Name);
         if (error == CudaError.CUDA_SUCCESS && kernel.SharedBytes > 0) error = (CudaError)_setAttribute(function, MaxDynamicSharedSize, kernel.SharedBytes);
+        if (!IsRefusal(error)) CudaException.ThrowIfFailed(error);
         if (error != CudaError.CUDA_SUCCESS)
             throw new DeviceException($"{_accelerator.Name}: the driver refuses the kernel {kernel.Name} ({error}{Reason(log)}). --precision f32 does without tensor cores.");
         return _kernels[key] = new Loaded(module, function, kernel.Threads, kernel.SharedBytes);
@@ -91,6 +92,11 @@ internal sealed unsafe class CudaDriver : IDisposable
         _kernels.Clear();
         NativeLibrary.Free(_library);
     }
+
+    /// <summary>
+    /// Of this kernel: bad values, images and sources, a missing entry. All else is what an earlier kernel left behind, or a device that is gone.
+    /// </summary>
+    private static bool IsRefusal(CudaError error) => (int)error is 1 or >= 200 and < 214 or > 214 and < 400 or 500 or 801;
 
     private static string Reason(string? log) => log?.Trim('\0', ' ', '\n') is { Length: > 0 } text ? ": " + text.ReplaceLineEndings(" ") : "";
 }

@@ -17,6 +17,12 @@ internal sealed partial class IlgpuBackend
         if (!TryForward(y, h, x, w, b, null, null, null)) Forward(x, w, new GeluStore(N(y), N(h), F(b), Flag(b), w.Shape.D0));
     }
 
+    public override void LinearGeluBackward(Tensor dh, Tensor dy, Tensor w, Tensor h)
+    {
+        int m = dy.Shape.Rows, n = w.Shape.D0, k = w.Shape.Cols;
+        if (!TrySlope(dh, dy, w, h)) Multiply(new Operand(N(dy), 0, m, n, 1), new Operand(N(w), 0, k, 1, k), n, new SlopeStore(N(dh), N(h), k));
+    }
+
     public override void LinearResidualForward(Tensor y, Tensor x, Tensor w, Tensor? b, Tensor residual, Tensor? gamma, Tensor? rowScale)
     {
         if (TryForward(y, null, x, w, b, residual, gamma, rowScale)) return;
@@ -46,8 +52,11 @@ internal sealed partial class IlgpuBackend
         => LaunchEach(y.Count, new ScaleAddEach(F(y), F(residual), F(gamma), Flag(gamma), F(rowScale), RowsPerScale(y, rowScale), y.Shape.Cols));
 
     public override void ScaleAddBackward(Tensor branch, Tensor? scaled, Tensor dy, Tensor? gamma, Tensor? rowScale)
-        => LaunchEach(dy.Count, new ScaleAddBackwardEach(N(branch), N(scaled), Flag(scaled), F(dy), F(gamma), Flag(gamma), F(rowScale),
+    {
+        if (TryBranchGradient(branch, scaled, dy, gamma, rowScale)) return;
+        LaunchEach(dy.Count, new ScaleAddBackwardEach(N(branch), N(scaled), Flag(scaled), F(dy), F(gamma), Flag(gamma), F(rowScale),
             RowsPerScale(dy, rowScale), dy.Shape.Cols));
+    }
 
     public override void LayerScaleBackward(Grad dgamma, Grad dw, Grad db, Tensor raw, Tensor rawBias, Tensor w, Tensor? b, Tensor gamma)
         => Launch(w.Shape.D0, new LayerScaleRows(F(dgamma), (int)dgamma.Mode, F(dw), (int)dw.Mode, F(db), (int)db.Mode, F(raw), F(rawBias),

@@ -16,8 +16,8 @@ internal static class Emission
     /// <summary>What types a generic kernel is used with.</summary>
     private static readonly Type[] s_arguments =
     [
-        typeof(LinearStore), typeof(GeluStore), typeof(ResidualStore), typeof(Plain), typeof(Times), typeof(TimesNormal), typeof(Hidden), typeof(Circle8),
-        typeof(Circle12), typeof(Circle16),
+        typeof(LinearStore), typeof(GeluStore), typeof(SlopeStore), typeof(ResidualStore), typeof(Plain), typeof(Times), typeof(TimesNormal), typeof(Hidden),
+        typeof(Circle8), typeof(Circle12), typeof(Circle16),
     ];
 
     /// <summary>The static method that ILGPU compiles.</summary>

@@ -134,6 +134,16 @@ internal readonly struct GeluStore(Cells y, Cells h, ArrayView<float> bias, int 
     }
 }
 
+/// <summary>dh = sum·GELU′(h).</summary>
+internal readonly struct SlopeStore(Cells dh, Cells h, int cols) : IEpilogue
+{
+    public void Store(int row, int col, float sum)
+    {
+        int at = row * cols + col;
+        dh.Put(at, sum * Scalar.GeluSlope(h.Get(at)));
+    }
+}
+
 /// <summary>y = residual + rowScale·gamma·(sum + bias).</summary>
 internal readonly struct ResidualStore(ArrayView<float> y, ArrayView<float> residual, ArrayView<float> bias, int hasBias,
     ArrayView<float> gamma, int hasGamma, ArrayView<float> rowScale, int rowsPerScale, int cols) : IEpilogue

@@ -20,13 +20,21 @@ internal sealed partial class IlgpuBackend : Backend
     private readonly Dictionary<Type, Delegate> _kernels = [];
     private readonly DeviceStorage?[] _scratch = new DeviceStorage?[ScratchSlots];
     private readonly DeviceStorage _nothing;
+    private readonly DriverFault? _fault;
     private long _handedOut;
-    private bool _lost;
+    private bool _lost, _disposed;
 
-    public IlgpuBackend(string name, Context context, Accelerator accelerator, Precision precision)
+    /// <param name="fault">What a test does to the driver; none elsewhere.</param>
+    public IlgpuBackend(string name, Context context, Accelerator accelerator, Precision precision, DriverFault? fault)
     {
-        (Name, _context, _accelerator, _halves) = (name, context, accelerator, precision == Precision.BF16);
+        (Name, _context, _accelerator, _halves, _fault) = (name, context, accelerator, precision == Precision.BF16, fault);
         _emitted = CudaDriver.For(accelerator);
+        if (Stages(accelerator))
+        {
+            _copies = accelerator.CreateStream();
+            _marks = accelerator is CudaAccelerator cuda ? new CudaMarks(cuda, UploadRing.Marks) : null;
+            _ring = new UploadRing(this);
+        }
         _simulated = accelerator.AcceleratorType == AcceleratorType.CPU;
         _threads = _simulated ? Tile4.Side * Tile4.Side : Tile16.Side * Tile16.Side;
         _nothing = (DeviceStorage)Allocate(64);
@@ -45,35 +53,41 @@ internal sealed partial class IlgpuBackend : Backend
 
     public override long AllocatedBytes => _handedOut - OwnBytes;
 
-    public override long OwnBytes => _scratch.Sum(s => s?.Bytes ?? 0) + _nothing.Bytes;
+    public override long OwnBytes => _scratch.Sum(s => s?.Bytes ?? 0) + _nothing.Bytes + StagedBytes;
 
     public override Storage Allocate(long bytes)
     {
         long size = Math.Max(64, (bytes + 63) / 64 * 64);
+        MemoryBuffer1D<byte, Stride1D.Dense>? buffer = null;
         try
         {
-            MemoryBuffer1D<byte, Stride1D.Dense> buffer = _accelerator.Allocate1D<byte>(size);
+            Call();
+            buffer = _accelerator.Allocate1D<byte>(size);
             buffer.MemSetToZero(_accelerator.DefaultStream);
             _handedOut += bytes;
             return new DeviceStorage(bytes, buffer, this);
         }
-        catch (CudaException e) when (e.Error?.Contains("out of memory", StringComparison.Ordinal) != true) { throw Lost(e); }
-        catch (Exception e) when (e is AcceleratorException or OutOfMemoryException)
+        catch (Exception e) when (buffer is null && OutOfMemory(e))
         {
-            string free = _accelerator is CudaAccelerator cuda ? $"{cuda.GetFreeMemory():N0} of {cuda.MemorySize:N0} are free"
-                : $"it has {_accelerator.MemorySize:N0} in all";
-            throw new DeviceMemoryException($"device '{Name}': {size:N0} bytes were asked for and {free}. "
+            throw new DeviceMemoryException($"device '{Name}': {size:N0} bytes were asked for and {Free()}. "
                 + "A smaller batch or run.recompute=block needs less; mim plan forecasts it.", e);
         }
+        catch (AcceleratorException e) { throw Lost(e); }
     }
 
-    public override void Upload(Tensor destination, ReadOnlySpan<byte> source)
+    private string Free()
     {
-        if (source.Length != destination.Bytes)
-            throw new ArgumentException($"Upload: {source.Length} bytes into a tensor of {destination.Bytes}.");
-        if (source.Length == 0) return;
-        CopyIn(Bytes(destination), source);
+        try
+        {
+            return _accelerator is CudaAccelerator cuda ? $"{cuda.GetFreeMemory():N0} of {cuda.MemorySize:N0} are free"
+                : $"it has {_accelerator.MemorySize:N0} in all";
+        }
+        catch (AcceleratorException e) { throw Lost(e); }
     }
+
+    /// <summary>CUDA and the host say so; of OpenCL any refusal to allocate counts. All else that a driver says means that the device failed.</summary>
+    private static bool OutOfMemory(Exception e) => e is OutOfMemoryException or AcceleratorException and not CudaException
+        || e is CudaException cuda && (cuda.Error == nameof(CudaError.CUDA_ERROR_OUT_OF_MEMORY) || cuda.Message == "out of memory");
 
     public override unsafe void Download(Span<byte> destination, Tensor source)
     {
@@ -82,7 +96,8 @@ internal sealed partial class IlgpuBackend : Backend
         if (destination.Length == 0) return;
         try
         {
-            // ILGPU takes an address and pins nothing.
+            Call();
+            // ILGPU takes an address and pins nothing; it waits for the copy.
             fixed (byte* to = destination)
                 Bytes(source).CopyToCPU(_accelerator.DefaultStream, ref *to, destination.Length);
         }
@@ -91,17 +106,29 @@ internal sealed partial class IlgpuBackend : Backend
 
     public override void Synchronize()
     {
-        try { _accelerator.DefaultStream.Synchronize(); }
+        try
+        {
+            Call();
+            _accelerator.DefaultStream.Synchronize();
+        }
         catch (AcceleratorException e) { throw Lost(e); }
     }
 
     public override void Dispose()
     {
-        foreach (DeviceStorage? s in _scratch) s?.Dispose();
-        _nothing.Dispose();
-        GiveBack(_emitted);
-        GiveBack(_accelerator);
-        GiveBack(_context);
+        if (_disposed) return;
+        _disposed = true;
+        // A kernel's failure that nobody has waited for yet is said here; what follows then frees in silence.
+        try { if (!_lost) Synchronize(); }
+        finally
+        {
+            foreach (DeviceStorage? s in _scratch) s?.Dispose();
+            FreeStaging();
+            _nothing.Dispose();
+            GiveBack(_emitted);
+            GiveBack(_accelerator);
+            GiveBack(_context);
+        }
     }
 
     /// <summary>Runs a kernel with this many groups.</summary>
@@ -110,9 +137,11 @@ internal sealed partial class IlgpuBackend : Backend
         if (groups == 0) return;
         try
         {
+            Call();
             ref Delegate? loaded = ref CollectionsMarshal.GetValueRefOrAddDefault(_kernels, typeof(TK), out _);
             loaded ??= _simulated ? _accelerator.LoadStreamKernel<TK>(Emission.Entry<TK, Tile4>)
                 : _accelerator.LoadStreamKernel<TK>(Emission.Entry<TK, Tile16>);
+            if (_fault is { Skips: true }) return;
             Unsafe.As<Action<KernelConfig, TK>>(loaded)(new KernelConfig(checked((int)groups), _threads), kernel);
         }
         catch (AcceleratorException e) { throw Lost(e); }
@@ -156,28 +185,22 @@ internal sealed partial class IlgpuBackend : Backend
     private ArrayView<T> Scratch<T>(int slot, long count) where T : unmanaged
     {
         long bytes = Math.Max(1, count) * Interop.SizeOf<T>();
-        if (_scratch[slot] is not { } s || s.Bytes < bytes)
-        {
-            Synchronize();
-            _scratch[slot]?.Dispose();
-            _scratch[slot] = s = (DeviceStorage)Allocate(bytes);
-        }
-        return s.View.SubView(0, bytes).Cast<T>();
+        return ScratchBlock(slot, bytes).View.SubView(0, bytes).Cast<T>();
     }
 
-    /// <summary>Queues a copy from the host. CUDA has read pageable memory on return; others are waited for. ILGPU pins nothing.</summary>
-    private unsafe void CopyIn<T>(ArrayView<T> to, ReadOnlySpan<T> from) where T : unmanaged
+    private DeviceStorage ScratchBlock(int slot, long bytes)
     {
-        try
-        {
-            fixed (T* first = from)
-            {
-                to.CopyFromCPUUnsafeAsync(_accelerator.DefaultStream, ref *first, from.Length);
-                if (_accelerator is not CudaAccelerator) _accelerator.DefaultStream.Synchronize();
-            }
-        }
-        catch (AcceleratorException e) { throw Lost(e); }
+        if (_scratch[slot] is { } there && there.Bytes >= bytes) return there;
+        Synchronize();
+        _scratch[slot]?.Dispose();
+        _scratch[slot] = null;
+        DeviceStorage grown = (DeviceStorage)Allocate(bytes);
+        _scratch[slot] = grown;
+        return grown;
     }
+
+    /// <summary>Stands before every call to the driver.</summary>
+    private void Call() => _fault?.Call();
 
     private DeviceException Lost(AcceleratorException e)
     {
@@ -189,11 +212,16 @@ internal sealed partial class IlgpuBackend : Backend
     /// <summary>Frees what the device holds. One that is lost refuses that too, which must not hide why it was lost.</summary>
     private void GiveBack(IDisposable? held)
     {
-        try { held?.Dispose(); }
+        try
+        {
+            held?.Dispose();
+            Call();
+        }
         catch (AcceleratorException) when (_lost)
         {
             // The driver took it all with the device.
         }
+        catch (AcceleratorException e) { throw Lost(e); }
     }
 
     /// <summary>A block of device memory.</summary>

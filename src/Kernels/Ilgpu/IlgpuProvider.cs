@@ -9,9 +9,12 @@ using ILGPU.Runtime.OpenCL;
 namespace MimEngine.Kernels.Ilgpu;
 
 /// <summary>The devices that ILGPU reaches: CUDA, OpenCL, and its simulator of a GPU on the CPU.</summary>
-public sealed class IlgpuProvider : IBackendProvider
+public sealed class IlgpuProvider : IBackendProvider, ITestedDriver
 {
     private const string Simulator = "sim";
+
+    /// <summary>What a test does to the driver of the next device, and did to that of the one before.</summary>
+    private DriverFault? _next, _last;
 
     static IlgpuProvider() => CudaDriver.FindLibrary();
 
@@ -34,14 +37,27 @@ public sealed class IlgpuProvider : IBackendProvider
 
     public IEnumerable<EmittedKernel> Emit() => Emission.All();
 
-    private static IlgpuBackend OpenSimulator(Precision precision)
+    void ITestedDriver.FailNext(long calls, string message) => _next = new DriverFault(calls, message);
+
+    void ITestedDriver.SkipLaunchesOfNext() => _next = new DriverFault(long.MaxValue, "") { Skips = true };
+
+    long ITestedDriver.CallsOfLast => _last?.Calls ?? 0;
+
+    private DriverFault? TakeFault()
+    {
+        if (_next is null) return null;
+        (_last, _next) = (_next, null);
+        return _last;
+    }
+
+    private IlgpuBackend OpenSimulator(Precision precision)
     {
         Context context = Context.Create(b => b.CPU(CPUDeviceKind.Default).Optimize(OptimizationLevel.O1));
-        return new IlgpuBackend(Simulator, context, context.GetCPUDevice(0).CreateAccelerator(context), precision);
+        return new IlgpuBackend(Simulator, context, context.GetCPUDevice(0).CreateAccelerator(context), precision, TakeFault());
     }
 
     /// <summary>Numbers count the usable devices of a kind, in the order of <see cref="Devices"/>.</summary>
-    private static IlgpuBackend OpenGpu<TDevice>(string name, int index, Precision precision,
+    private IlgpuBackend OpenGpu<TDevice>(string name, int index, Precision precision,
         Action<Context.Builder> register, Func<IEnumerable<DeviceReport>> list) where TDevice : Device
     {
         Context context = Context.Create(b =>
@@ -59,12 +75,15 @@ public sealed class IlgpuProvider : IBackendProvider
         }
         try
         {
-            return new IlgpuBackend(name, context, devices[index].CreateAccelerator(context), precision);
+            return new IlgpuBackend(name, context, devices[index].CreateAccelerator(context), precision, TakeFault());
         }
-        catch (Exception e) when (e is AcceleratorException or NotSupportedException)
+        catch (Exception e)
         {
+            string device = devices[index].Name;
             context.Dispose();
-            throw new DeviceException($"device '{name}' ({devices[index].Name}) refused to start: {OneLine(e)}", e);
+            if (e is AcceleratorException or NotSupportedException)
+                throw new DeviceException($"device '{name}' ({device}) refused to start: {OneLine(e)}", e);
+            throw;
         }
     }
 

@@ -14,7 +14,11 @@ internal sealed partial class IlgpuBackend
     public override void Copy(Tensor y, Tensor x)
     {
         if (y.Bytes == 0) return;
-        try { Bytes(x).CopyTo(_accelerator.DefaultStream, Bytes(y)); }
+        try
+        {
+            Call();
+            Bytes(x).CopyTo(_accelerator.DefaultStream, Bytes(y));
+        }
         catch (AcceleratorException e) { throw Lost(e); }
     }
 

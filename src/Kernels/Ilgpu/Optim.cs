@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using ILGPU;
 
 namespace MimEngine.Kernels.Ilgpu;
@@ -16,7 +17,7 @@ internal sealed partial class IlgpuBackend
 
     public override void SquaredNorms(Tensor norms, Tensor gradient, ReadOnlySpan<UpdateSegment> segments)
     {
-        SegmentTable table = Table(segments, out int chunks, (ref row, s) => { });
+        SegmentTable table = Table(segments, out int chunks, static (ref _, _, _, _) => { });
         SegmentSums(table, chunks, F(norms), None, F(gradient), None, 0, None, 0);
     }
 
@@ -27,21 +28,22 @@ internal sealed partial class IlgpuBackend
         ReadOnlySpan<UpdateSegment> segments, float beta1, float beta2, float eps)
     {
         // The decimal that was written, not the float nearest to it: see the contract.
-        (_beta1, _beta2) = ((double)(decimal)beta1, (double)(decimal)beta2);
-        SegmentTable table = Table(segments, out int chunks, (ref row, s) =>
+        (double first, double second) = ((double)(decimal)beta1, (double)(decimal)beta2);
+        SegmentTable table = Table(segments, out int chunks, static (ref row, s, first, second) =>
         {
             row.A = (float)(1 - (double)s.LearningRate * s.WeightDecay);
-            row.B = (float)(s.LearningRate / (1 - Math.Pow(_beta1, s.Step)));
-            row.C = (float)(1 / Math.Sqrt(1 - Math.Pow(_beta2, s.Step)));
-        });
-        Launch(chunks, new AdamWEach(F(p), F(m), F(v), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, (float)_beta1,
-            (float)(1 - _beta1), (float)_beta2, (float)(1 - _beta2), eps));
+            row.B = (float)(s.LearningRate / (1 - Math.Pow(first, s.Step)));
+            row.C = (float)(1 / Math.Sqrt(1 - Math.Pow(second, s.Step)));
+        }, first, second);
+        if (TryAdamW(p, m, v, copy, gradient, scales, table, chunks, AtFours(segments), first, second, eps)) return;
+        Launch(chunks, new AdamWEach(F(p), F(m), F(v), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, (float)first,
+            (float)(1 - first), (float)second, (float)(1 - second), eps));
     }
 
     public override void LarsStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
         ReadOnlySpan<UpdateSegment> segments, float momentum, float trust)
     {
-        SegmentTable table = Table(segments, out int chunks, (ref row, s) =>
+        SegmentTable table = Table(segments, out int chunks, static (ref row, s, _, _) =>
         {
             (row.A, row.B) = (s.LearningRate, s.Trust ? s.WeightDecay : 0f);
             row.Flags = s.Trust ? 1 : 0;
@@ -55,7 +57,7 @@ internal sealed partial class IlgpuBackend
     public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
         ReadOnlySpan<UpdateSegment> segments, float momentum)
     {
-        SegmentTable table = Table(segments, out _, (ref row, s) =>
+        SegmentTable table = Table(segments, out _, static (ref row, s, _, _) =>
         {
             (row.A, row.B) = (s.LearningRate, s.WeightDecay);
             row.Flags = s.Step == 1 ? 1 : 0;
@@ -63,27 +65,34 @@ internal sealed partial class IlgpuBackend
         LaunchEach(table.Elements, new SgdEach(F(p), F(mu), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, momentum));
     }
 
-    private double _beta1, _beta2;
+    /// <summary>Static, with what it needs as arguments: a closure would be garbage at every step.</summary>
+    private delegate void FillRow(ref SegmentRow row, UpdateSegment segment, double first, double second);
 
-    private delegate void FillRow(ref SegmentRow row, UpdateSegment segment);
+    private static bool AtFours(ReadOnlySpan<UpdateSegment> segments)
+    {
+        foreach (UpdateSegment s in segments)
+            if (s.Offset % 4 != 0) return false;
+        return true;
+    }
 
     /// <summary>Copies the list of segments to the device.</summary>
-    private SegmentTable Table(ReadOnlySpan<UpdateSegment> segments, out int chunks, FillRow fill)
+    private SegmentTable Table(ReadOnlySpan<UpdateSegment> segments, out int chunks, FillRow fill, double first = 0, double second = 0)
     {
         if (_table.Length < segments.Length) _table = new SegmentRow[segments.Length];
-        int first = 0;
+        int before = 0;
         chunks = 0;
         for (int i = 0; i < segments.Length; i++)
         {
             ref SegmentRow row = ref _table[i];
-            row = new SegmentRow { Offset = checked((int)segments[i].Offset), Length = segments[i].Length, First = first, FirstChunk = chunks };
-            fill(ref row, segments[i]);
-            first += segments[i].Length;
+            row = new SegmentRow { Offset = checked((int)segments[i].Offset), Length = segments[i].Length, First = before, FirstChunk = chunks };
+            fill(ref row, segments[i], first, second);
+            before += segments[i].Length;
             chunks += Blocks(segments[i].Length, SegmentTable.Chunk);
         }
         ArrayView<SegmentRow> rows = Scratch<SegmentRow>(TableSlot, segments.Length);
-        if (segments.Length > 0) CopyIn(rows, _table.AsSpan(0, segments.Length));
-        return new SegmentTable(rows, segments.Length, first);
+        ReadOnlySpan<byte> bytes = MemoryMarshal.AsBytes(_table.AsSpan(0, segments.Length));
+        Upload(new Tensor(_scratch[TableSlot]!, 0, new Shape(bytes.Length), DType.U8), bytes);
+        return new SegmentTable(rows, segments.Length, before);
     }
 
     /// <summary>Σ (scale·g + decay·p)² and Σ p² of every segment: chunks first, then chunk after chunk.</summary>
@@ -100,7 +109,7 @@ internal sealed partial class IlgpuBackend
 internal readonly struct SegmentTable(ArrayView<SegmentRow> rows, int count, int elements)
 {
     /// <summary>Elements of one segment that one group sums.</summary>
-    public const int Chunk = 4096;
+    public const int Chunk = Ptx.ElementKernels.Chunk;
 
     public readonly ArrayView<SegmentRow> Rows = rows;
     public readonly int Count = count, Elements = elements;

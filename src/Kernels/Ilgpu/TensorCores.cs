@@ -56,6 +56,15 @@ internal sealed partial class IlgpuBackend
         return true;
     }
 
+    /// <summary>dh = (dy·w) ∘ GELU′(h), dh and h bfloat16.</summary>
+    private bool TrySlope(Tensor dh, Tensor dy, Tensor w, Tensor h)
+    {
+        int m = dy.Shape.Rows, k = w.Shape.Cols, n = w.Shape.D0;
+        if (!OnTensorCores(dy, w, n, k) || dh.DType != DType.BF16 || h.DType != DType.BF16 || !Aligned(dh) || !Aligned(h)) return false;
+        Product(Ending.Slope, true, false, 1, Half(dy, LeftSlot), Half(w, RightSlot), m, k, n, n, Address(dh), Address(h));
+        return true;
+    }
+
     /// <summary>dx = dy·w and dw = dyᵀ·x.</summary>
     private bool TryBackward(Grad dx, Grad dw, Tensor dy, Tensor x, Tensor w)
     {
@@ -90,7 +99,7 @@ internal sealed partial class IlgpuBackend
     private void Product(Ending ending, bool aAlongDepth, bool bAlongDepth, int slices, ulong a, ulong b, int rows, int cols, int depth, int part,
         params ReadOnlySpan<ulong> more)
     {
-        CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(ending, aAlongDepth, bAlongDepth),
+        CudaDriver.Loaded kernel = Emitted(new EmittedKey(ending, aAlongDepth, bAlongDepth),
             static key => TensorKernels.Product(key.Ending, key.A, key.B));
         Span<ulong> all = stackalloc ulong[6 + more.Length];
         (all[0], all[1], all[2], all[3], all[4], all[5]) = (a, b, (ulong)rows, (ulong)cols, (ulong)depth, (ulong)part);
@@ -98,9 +107,19 @@ internal sealed partial class IlgpuBackend
         Queue(kernel, (long)Blocks(rows, TensorKernels.Tiling.BlockRows) * Blocks(cols, TensorKernels.Tiling.BlockCols), slices, all);
     }
 
+    private CudaDriver.Loaded Emitted(EmittedKey key, Func<EmittedKey, PtxKernel> write)
+    {
+        try { return _emitted!.Kernel(key, write); }
+        catch (AcceleratorException e) { throw Lost(e); }
+    }
+
     private void Queue(CudaDriver.Loaded kernel, long groups, int slices, ReadOnlySpan<ulong> parameters)
     {
-        try { _emitted!.Launch(kernel, groups, slices, parameters); }
+        try
+        {
+            Call();
+            _emitted!.Launch(kernel, groups, slices, parameters);
+        }
         catch (AcceleratorException e) { throw Lost(e); }
     }
 
@@ -116,7 +135,7 @@ internal sealed partial class IlgpuBackend
         if (Flash(qkv, heads) is not { } tiling || !Aligned(y)) return false;
         int tokens = qkv.Shape.D1;
         bool hasBias = bias is not null;
-        CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(EmittedPart.Forward, tiling.Width, hasBias),
+        CudaDriver.Loaded kernel = Emitted(new EmittedKey(EmittedPart.Forward, tiling.Width, hasBias),
             static key => TensorKernels.AttentionForward(key.Width, key.Option));
         Span<ulong> all = [Address(y), Address(lse), Address(qkv), (ulong)tokens, (ulong)heads, Scale(tiling), Address(bias)];
         Queue(kernel, (long)qkv.Shape.D0 * heads * Blocks(tokens, tiling.Own), 1, hasBias ? all : all[..6]);
@@ -132,7 +151,7 @@ internal sealed partial class IlgpuBackend
             Scale(tiling), Address(bias)];
         foreach (EmittedPart part in s_backward)
         {
-            CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(part, tiling.Width, hasBias),
+            CudaDriver.Loaded kernel = Emitted(new EmittedKey(part, tiling.Width, hasBias),
                 static key => TensorKernels.AttentionBackward(key.Width, key.Option, key.Part == EmittedPart.Queries));
             Queue(kernel, (long)qkv.Shape.D0 * heads * Blocks(tokens, tiling.Own), 1, hasBias ? all : all[..8]);
         }
@@ -147,7 +166,7 @@ internal sealed partial class IlgpuBackend
         int part = Blocks(images, Math.Clamp(Blocks(2 * WantedGroups, groups), 1, images)), slices = Blocks(images, part), numbers = heads * tokens * tokens;
         // The first scratch slot holds delta.
         ArrayView<float> partial = Scratch<float>(SecondPartialSlot, (long)slices * numbers);
-        CudaDriver.Loaded kernel = _emitted!.Kernel(new EmittedKey(EmittedPart.Bias, tiling.Width, true),
+        CudaDriver.Loaded kernel = Emitted(new EmittedKey(EmittedPart.Bias, tiling.Width, true),
             static key => TensorKernels.AttentionBias(key.Width));
         Queue(kernel, groups, slices, [(ulong)partial.LoadEffectiveAddressAsPtr(), Address(qkv), Address(dy), Address(lse),
             (ulong)delta.LoadEffectiveAddressAsPtr(), Address(bias), (ulong)tokens, (ulong)heads, (ulong)images, (ulong)part, Scale(tiling)]);
@@ -161,7 +180,7 @@ internal sealed partial class IlgpuBackend
 }
 
 /// <summary>Which emitted kernel: a product, one of attention's, or one that walks through rows.</summary>
-internal enum EmittedPart : byte { Product, Forward, Queries, KeysAndValues, Bias, NormForward, NormBackward, ColumnSums, GeluBackward }
+internal enum EmittedPart : byte { Product, Forward, Queries, KeysAndValues, Bias, NormForward, NormBackward, ColumnSums, GeluBackward, AdamW, HeadDots, BranchGradient }
 
 /// <summary>Names a loaded kernel without making a string at every launch.</summary>
 /// <param name="Width">Of a head or a row.</param>

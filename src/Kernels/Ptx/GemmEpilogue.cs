@@ -6,24 +6,20 @@ internal abstract class GemmEpilogue
     /// <summary>Reads the parameters of its own.</summary>
     public abstract void Parameters(PtxText t);
 
-    /// <summary>Writes a warp's results, column pair after column pair.</summary>
+    /// <summary>Writes a warp's results.</summary>
     /// <param name="sums">[i][j]: rows row + 16·i and + 8, columns col + 8·j and the next.</param>
-    public void Store(PtxText t, string[][][] sums, string row, string col, string rows, string cols, string slice)
+    public abstract void Store(PtxText t, string[][][] sums, string row, string col, string rows, string cols, string slice);
+
+    /// <summary>Begins, and names the rows of a warp that this lane has a part of.</summary>
+    protected RowPlace[] Places(PtxText t, string[][][] sums, string row, string col, string rows, string cols, string slice)
     {
         (Col, Cols) = (col, cols);
         Begin(t, rows, slice);
-        RowPlace[] places = [.. Enumerable.Range(0, 2 * sums.Length).Select(r =>
+        return [.. Enumerable.Range(0, 2 * sums.Length).Select(r =>
         {
             string at = t.Int("add.u32", row, 8 * r);
             return Row(t, at, t.Test("setp.lt.u32", at, rows));
         })];
-        for (int j = 0; j < sums[0].Length; j++)
-        {
-            string inside = t.Test("setp.lt.u32", t.Int("add.u32", col, 8 * j), cols);
-            BeginColumns(t, j, inside);
-            for (int r = 0; r < places.Length; r++)
-                Pair(t, j, places[r], t.Test("and.pred", places[r].Inside, inside), sums[r / 2][j][r % 2 * 2], sums[r / 2][j][r % 2 * 2 + 1]);
-        }
     }
 
     /// <summary>What stays the same along a row.</summary>
@@ -37,8 +33,6 @@ internal abstract class GemmEpilogue
 
     protected virtual void Begin(PtxText t, string rows, string slice) { }
     protected abstract RowPlace Row(PtxText t, string row, string inside);
-    protected abstract void BeginColumns(PtxText t, int j, string inside);
-    protected abstract void Pair(PtxText t, int j, RowPlace row, string here, string first, string second);
 
     /// <summary>Two entries of a float32 vector for columns 8·j and the next; otherwise constants where there is no vector.</summary>
     protected string[] Columns(PtxText t, string vector, int j, string inside, float otherwise)
@@ -50,33 +44,10 @@ internal abstract class GemmEpilogue
     }
 
     /// <summary>Address of the lane's first column of a row.</summary>
-    protected string Address(PtxText t, string matrix, string row, int bytes)
-        => t.Long("mad.lo.u64", t.Long("add.u64", t.Long("mul.wide.u32", row, Cols), t.Long("cvt.u64.u32", Col)), bytes, matrix);
-}
+    protected string Address(PtxText t, string matrix, string row, int bytes) => Address(t, matrix, row, Col, bytes);
 
-/// <summary>y = sum + bias as bfloat16, or y += sum + bias.</summary>
-internal sealed class StoreHalf : GemmEpilogue
-{
-    private string _y = "", _bias = "", _accumulate = "";
-    private string[] _b = [];
-
-    public override void Parameters(PtxText t)
-        => (_y, _bias, _accumulate) = (t.Parameter("y", "u64"), t.Parameter("bias", "u64"), t.Parameter("accumulate", "u32"));
-
-    protected override void Begin(PtxText t, string rows, string slice) => _accumulate = t.Test("setp.ne.u32", _accumulate, 0);
-
-    protected override RowPlace Row(PtxText t, string row, string inside) => new(inside, Address(t, _y, row, 2));
-
-    protected override void BeginColumns(PtxText t, int j, string inside) => _b = Columns(t, _bias, j, inside, 0f);
-
-    protected override void Pair(PtxText t, int j, RowPlace row, string here, string first, string second)
-    {
-        string old = t.Int("mov.u32", 0);
-        t.Op($"@{t.Test("and.pred", here, _accumulate)} ld.global.u32 {old}, [{row.At}+{16 * j}]");
-        string a = t.Float("add.f32", t.Float("add.f32", first, _b[0]), Fragments.Unpack(t, old, high: false));
-        string b = t.Float("add.f32", t.Float("add.f32", second, _b[1]), Fragments.Unpack(t, old, high: true));
-        t.Op($"@{here} st.global.b32 [{row.At}+{16 * j}], {Fragments.Pack(t, a, b)}");
-    }
+    protected string Address(PtxText t, string matrix, string row, string column, int bytes)
+        => t.Long("mad.lo.u64", t.Long("add.u64", t.Long("mul.wide.u32", row, Cols), t.Long("cvt.u64.u32", column)), bytes, matrix);
 }
 
 /// <summary>
@@ -86,7 +57,6 @@ internal sealed class StoreHalf : GemmEpilogue
 internal sealed class StoreFloat : GemmEpilogue
 {
     private string _y = "", _bias = "", _residual = "", _gamma = "", _rowScale = "", _rowsPerScale = "", _hasResidual = "";
-    private string[] _b = [], _g = [];
 
     public override void Parameters(PtxText t)
         => (_y, _bias, _residual, _gamma, _rowScale, _rowsPerScale) = (t.Parameter("y", "u64"), t.Parameter("bias", "u64"),
@@ -107,35 +77,24 @@ internal sealed class StoreFloat : GemmEpilogue
         return new RowPlace(inside, Address(t, _y, row, 4), Address(t, _residual, row, 4), scale);
     }
 
-    protected override void BeginColumns(PtxText t, int j, string inside)
-        => (_b, _g) = (Columns(t, _bias, j, inside, 0f), Columns(t, _gamma, j, inside, 1f));
+    public override void Store(PtxText t, string[][][] sums, string row, string col, string rows, string cols, string slice)
+    {
+        RowPlace[] places = Places(t, sums, row, col, rows, cols, slice);
+        for (int j = 0; j < sums[0].Length; j++)
+        {
+            string inside = t.Test("setp.lt.u32", t.Int("add.u32", col, 8 * j), cols);
+            string[] b = Columns(t, _bias, j, inside, 0f), g = Columns(t, _gamma, j, inside, 1f);
+            for (int r = 0; r < places.Length; r++)
+                Pair(t, j, places[r], t.Test("and.pred", places[r].Inside, inside), sums[r / 2][j][r % 2 * 2], sums[r / 2][j][r % 2 * 2 + 1], b, g);
+        }
+    }
 
-    protected override void Pair(PtxText t, int j, RowPlace row, string here, string first, string second)
+    private void Pair(PtxText t, int j, RowPlace row, string here, string first, string second, string[] b, string[] g)
     {
         string[] old = [t.Float("mov.f32", 0f), t.Float("mov.f32", 0f)], sums = [first, second], results = new string[2];
         t.Op($"@{t.Test("and.pred", here, _hasResidual)} ld.global.v2.f32 {{{old[0]}, {old[1]}}}, [{row.From}+{32 * j}]");
         for (int i = 0; i < 2; i++)
-            results[i] = t.Float("fma.rn.f32", t.Float("add.f32", sums[i], _b[i]), t.Float("mul.f32", _g[i], row.Scale), old[i]);
+            results[i] = t.Float("fma.rn.f32", t.Float("add.f32", sums[i], b[i]), t.Float("mul.f32", g[i], row.Scale), old[i]);
         t.Op($"@{here} st.global.v2.f32 [{row.At}+{32 * j}], {{{results[0]}, {results[1]}}}");
-    }
-}
-
-/// <summary>h = sum + bias and y = GELU(h), both bfloat16.</summary>
-internal sealed class StoreGelu : GemmEpilogue
-{
-    private string _y = "", _h = "", _bias = "";
-    private string[] _b = [];
-
-    public override void Parameters(PtxText t) => (_y, _h, _bias) = (t.Parameter("y", "u64"), t.Parameter("h", "u64"), t.Parameter("bias", "u64"));
-
-    protected override RowPlace Row(PtxText t, string row, string inside) => new(inside, Address(t, _y, row, 2), Address(t, _h, row, 2));
-
-    protected override void BeginColumns(PtxText t, int j, string inside) => _b = Columns(t, _bias, j, inside, 0f);
-
-    protected override void Pair(PtxText t, int j, RowPlace row, string here, string first, string second)
-    {
-        string a = t.Float("add.f32", first, _b[0]), b = t.Float("add.f32", second, _b[1]);
-        t.Op($"@{here} st.global.b32 [{row.From}+{16 * j}], {Fragments.Pack(t, a, b)}");
-        t.Op($"@{here} st.global.b32 [{row.At}+{16 * j}], {Fragments.Pack(t, PtxMath.Gelu(t, a), PtxMath.Gelu(t, b))}");
     }
 }

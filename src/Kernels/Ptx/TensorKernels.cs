@@ -1,7 +1,7 @@
 namespace MimEngine.Kernels.Ptx;
 
 /// <summary>What happens to the sums of a product on tensor cores.</summary>
-internal enum Ending : byte { Float, Half, Gelu }
+internal enum Ending : byte { Float, Half, Gelu, Slope }
 
 /// <summary>The emitted kernels that a backend launches, by name; the tilings are those of every NVIDIA GPU since compute capability 8.0.</summary>
 internal static class TensorKernels
@@ -31,7 +31,7 @@ internal static class TensorKernels
     public static PtxKernel AttentionBias(int width) => FlashBias.Write($"attention_dbias_{width}", Flash(width));
 
     public static GemmEpilogue Epilogue(Ending ending)
-        => ending switch { Ending.Gelu => new StoreGelu(), Ending.Half => new StoreHalf(), _ => new StoreFloat() };
+        => ending switch { Ending.Gelu => new StoreGelu(), Ending.Slope => new StoreSlope(), Ending.Half => new StoreHalf(), _ => new StoreFloat() };
 
     public static PtxKernel NormForward(int cols, bool half) => RowKernels.NormForward($"layer_norm_{cols}{Type(half)}", cols, half);
 
@@ -41,11 +41,17 @@ internal static class TensorKernels
 
     public static PtxKernel GeluBackward() => RowKernels.GeluBackward("gelu_backward");
 
+    public static PtxKernel AdamW() => ElementKernels.AdamW("adamw");
+
+    public static PtxKernel HeadDots(int width) => ElementKernels.HeadDots($"head_dots_{width}", width);
+
+    public static PtxKernel BranchGradient() => ElementKernels.BranchGradient("branch_gradient");
+
     /// <summary>Every kernel that is launched; of those made for a row's length, the lengths of the published encoders.</summary>
     public static IEnumerable<PtxKernel> All()
     {
         foreach (Ending ending in new[] { Ending.Float, Ending.Half, Ending.Gelu }) yield return Product(ending, true, true);
-        foreach (Ending ending in new[] { Ending.Float, Ending.Half }) yield return Product(ending, true, false);
+        foreach (Ending ending in new[] { Ending.Float, Ending.Half, Ending.Slope }) yield return Product(ending, true, false);
         yield return Product(Ending.Float, false, false);
         foreach (int width in Widths)
         {
@@ -56,6 +62,7 @@ internal static class TensorKernels
                 yield return AttentionBackward(width, hasBias, ofQueries: false);
             }
             yield return AttentionBias(width);
+            yield return HeadDots(width);
         }
         foreach (bool half in new[] { false, true })
         {
@@ -67,6 +74,8 @@ internal static class TensorKernels
             yield return ColumnSums(half);
         }
         yield return GeluBackward();
+        yield return AdamW();
+        yield return BranchGradient();
     }
 
     private static string Type(bool half) => half ? "_bf16" : "_f32";

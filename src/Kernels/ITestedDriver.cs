@@ -1,0 +1,16 @@
+namespace MimEngine.Kernels;
+
+/// <summary>
+/// A provider of devices whose driver a test can have fail, or leave out. It concerns the next device that is opened, and no other.
+/// </summary>
+internal interface ITestedDriver
+{
+    /// <summary>After so many calls every call to the driver fails with this message, as all do once a device is lost.</summary>
+    void FailNext(long calls, string message);
+
+    /// <summary>Calls of the last device that was opened after <see cref="FailNext"/>.</summary>
+    long CallsOfLast { get; }
+
+    /// <summary>Kernels are prepared but not handed to the driver: what is left is the host's own work.</summary>
+    void SkipLaunchesOfNext();
+}
