@@ -58,6 +58,22 @@ public class PtxElementTests
     }
 
     [Test]
+    public void Combined_chunks_are_their_sum([Values(1, 31, 32, 33, 200)] int chunks, [Values(8, 72)] int cols, [Values] bool accumulate, [Values] bool backwards)
+    {
+        float[] partial = Numbers.Floats(chunks * cols, 1), old = Numbers.Floats(cols, 2);
+        var machine = new PtxMachine();
+        ulong y = machine.Add(old);
+        machine.Run(ElementKernels.Combine("combine"), (cols + ElementKernels.CombinedColumns - 1) / ElementKernels.CombinedColumns, 1, backwards, y,
+            machine.Add(partial), (ulong)chunks, (ulong)cols, accumulate ? 1u : 0u);
+        float[] made = machine.Read<float>(y);
+        for (int c = 0; c < cols; c++)
+        {
+            double sum = Enumerable.Range(0, chunks).Sum(i => (double)partial[i * cols + c]) + (accumulate ? old[c] : 0);
+            Assert.That(made[c], Is.EqualTo(sum).Within(1e-5), $"column {c}");
+        }
+    }
+
+    [Test]
     public void Head_dots_are_those_of_every_head([Values(32, 64, 128)] int width)
     {
         const int images = 2, tokens = 13, heads = 3;

@@ -15,6 +15,9 @@ internal sealed unsafe class CudaDriver : IDisposable
     /// <summary>A kernel that the driver has compiled.</summary>
     public sealed record Loaded(nint Module, nint Function, int Threads, int SharedBytes);
 
+    /// <summary>What a grid may have along y.</summary>
+    public const int MostSlices = 65_535;
+
     private const int MaxDynamicSharedSize = 8, MostParameters = 16;
 
     /// <summary>Drivers install libcuda.so.1; the name without a version, which ILGPU asks for, belongs to developers' packages.</summary>

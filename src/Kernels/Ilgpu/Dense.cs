@@ -83,7 +83,7 @@ internal sealed partial class IlgpuBackend
         int chunks = Blocks(rows, RowsAChunk);
         ArrayView<float> partial = Scratch<float>(slot, (long)chunks * cols);
         LaunchEach((long)chunks * cols, new ColumnChunks<TE>(partial, rows, cols, element));
-        LaunchEach(cols, new CombineChunks(F(into), partial, chunks, cols, Flag(into.Accumulate)));
+        Combine(into, partial, chunks, cols);
     }
 }
 

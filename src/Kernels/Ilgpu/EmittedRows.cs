@@ -28,21 +28,33 @@ internal sealed partial class IlgpuBackend
         Queue(Emitted(new EmittedKey(EmittedPart.NormBackward, cols, dy.DType == DType.BF16), static key => TensorKernels.NormBackward(key.Width, key.Option)),
             groups, 1, [Address(dx.Into), Address(ofGamma), Address(ofBeta), Address(dy), Address(x), Address(mean), Address(rstd), Address(gamma), (ulong)rows,
                 dx.Accumulate ? 1u : 0u]);
-        LaunchEach(cols, new CombineChunks(F(dgamma), ofGamma, groups, cols, Flag(dgamma.Accumulate)));
-        LaunchEach(cols, new CombineChunks(F(dbeta), ofBeta, groups, cols, Flag(dbeta.Accumulate)));
+        Combine(dgamma, ofGamma, groups, cols);
+        Combine(dbeta, ofBeta, groups, cols);
         return true;
     }
 
-    /// <summary>The gradient of a bias: columns of a matrix, summed over groups of rows and then group after group.</summary>
+    /// <summary>The gradient of a bias: columns of a matrix, summed over groups of rows and then over the groups.</summary>
     private bool TrySumColumns(Grad into, Tensor x, int rows, int cols)
     {
-        if (_emitted is null || cols % 8 != 0 || !Aligned(x)) return false;
         int groups = Blocks(rows, RowKernels.RowsOfGroup);
+        if (_emitted is null || cols % 8 != 0 || groups > CudaDriver.MostSlices || !Aligned(x)) return false;
         ArrayView<float> partial = Scratch<float>(PartialSlot, (long)groups * cols);
         Queue(Emitted(new EmittedKey(EmittedPart.ColumnSums, 0, x.DType == DType.BF16), static key => TensorKernels.ColumnSums(key.Option)),
             Blocks(cols, RowKernels.ColumnsOfGroup), groups, [Address(partial), Address(x), (ulong)rows, (ulong)cols]);
-        LaunchEach(cols, new CombineChunks(F(into), partial, groups, cols, Flag(into.Accumulate)));
+        Combine(into, partial, groups, cols);
         return true;
+    }
+
+    /// <summary>Adds chunk after chunk to a row of sums. With few chunks there are many columns: then a thread a column is best.</summary>
+    private void Combine(Grad into, ArrayView<float> partial, int chunks, int cols)
+    {
+        if (_emitted is null || chunks < 32)
+        {
+            LaunchEach(cols, new CombineChunks(F(into), partial, chunks, cols, Flag(into.Accumulate)));
+            return;
+        }
+        Queue(Emitted(new EmittedKey(EmittedPart.Combine, 0, false), static _ => TensorKernels.Combine()), Blocks(cols, ElementKernels.CombinedColumns), 1,
+            [Address(into.Into), Address(partial), (ulong)chunks, (ulong)cols, into.Accumulate ? 1u : 0u]);
     }
 
     private bool TryGeluBackward(Grad dx, Tensor dy, Tensor x)

@@ -91,7 +91,7 @@ internal sealed partial class IlgpuBackend
         }
         ArrayView<float> partial = Scratch<float>(PartialSlot, (long)slices * n * k);
         Product(Ending.Float, false, false, slices, left, inputs, n, k, m, part, (ulong)partial.LoadEffectiveAddressAsPtr(), 0, 0, 0, 0, 0);
-        LaunchEach((long)n * k, new CombineChunks(F(dw), partial, slices, n * k, Flag(dw.Accumulate)));
+        Combine(dw, partial, slices, n * k);
         return true;
     }
 
@@ -170,7 +170,7 @@ internal sealed partial class IlgpuBackend
             static key => TensorKernels.AttentionBias(key.Width));
         Queue(kernel, groups, slices, [(ulong)partial.LoadEffectiveAddressAsPtr(), Address(qkv), Address(dy), Address(lse),
             (ulong)delta.LoadEffectiveAddressAsPtr(), Address(bias), (ulong)tokens, (ulong)heads, (ulong)images, (ulong)part, Scale(tiling)]);
-        LaunchEach(numbers, new CombineChunks(F(dbias), partial, slices, numbers, Flag(dbias.Accumulate)));
+        Combine(dbias, partial, slices, numbers);
         return true;
     }
 
@@ -180,7 +180,7 @@ internal sealed partial class IlgpuBackend
 }
 
 /// <summary>Which emitted kernel: a product, one of attention's, or one that walks through rows.</summary>
-internal enum EmittedPart : byte { Product, Forward, Queries, KeysAndValues, Bias, NormForward, NormBackward, ColumnSums, GeluBackward, AdamW, HeadDots, BranchGradient }
+internal enum EmittedPart : byte { Product, Forward, Queries, KeysAndValues, Bias, NormForward, NormBackward, ColumnSums, GeluBackward, AdamW, Combine, HeadDots, BranchGradient }
 
 /// <summary>Names a loaded kernel without making a string at every launch.</summary>
 /// <param name="Width">Of a head or a row.</param>

@@ -67,6 +67,54 @@ internal static class ElementKernels
         return t.Finish(name, Threads, 0);
     }
 
+    /// <summary>Columns and threads of a group of <see cref="Combine"/>: a lane a column, a warp every 32nd chunk.</summary>
+    public const int CombinedColumns = 32, CombineThreads = 1024;
+
+    /// <summary>
+    /// y = Σ of the chunks' rows, or y += it. One thread a column would wait for one number of memory after the other; here 32 warps read four
+    /// chunks each at a time. The order is fixed: a warp's chunks, then the warps.
+    /// </summary>
+    public static PtxKernel Combine(string name)
+    {
+        const int warps = CombineThreads / 32, ahead = 4;
+        var t = new PtxText();
+        string y = t.Parameter("y", "u64"), partial = t.Parameter("partial", "u64"), chunks = t.Parameter("chunks", "u32"), cols = t.Parameter("cols", "u32"),
+            accumulate = t.Parameter("accumulate", "u32");
+        string thread = t.Int("mov.u32", "%tid.x"), lane = t.Int("and.b32", thread, 31), warp = t.Int("shr.u32", thread, 5);
+        string column = t.Int("mad.lo.u32", t.Int("mov.u32", "%ctaid.x"), CombinedColumns, lane), inside = t.Test("setp.lt.u32", column, cols);
+        string from = t.Long("mad.lo.u64", t.Long("add.u64", t.Long("mul.wide.u32", warp, cols), t.Long("cvt.u64.u32", column)), 4, partial);
+        string step = t.Long("mul.wide.u32", cols, 4 * warps), chunk = t.Int("mov.u32", warp), sum = t.Float("mov.f32", 0f);
+        string loop = t.NewLabel("chunks"), done = t.NewLabel("done");
+        t.Op($"@{t.Test("setp.ge.u32", chunk, chunks)} bra.uni {done}");
+        t.Label(loop);
+        string[] read = [.. Enumerable.Range(0, ahead).Select(_ => t.Float("mov.f32", 0f))];
+        for (int k = 0; k < ahead; k++)
+        {
+            string here = t.Test("and.pred", inside, t.Test("setp.lt.u32", t.Int("add.u32", chunk, warps * k), chunks));
+            t.Op($"@{here} ld.global.nc.f32 {read[k]}, [{from}]");
+            t.Op($"add.s64 {from}, {from}, {step}");
+        }
+        foreach (string one in read) t.Op($"add.f32 {sum}, {sum}, {one}");
+        t.Op($"add.u32 {chunk}, {chunk}, {warps * ahead}");
+        t.Op($"@{t.Test("setp.lt.u32", chunk, chunks)} bra.uni {loop}");
+        t.Label(done);
+        string shared = t.Int("mov.u32", "smem");
+        t.Op($"st.shared.f32 [{t.Int("mad.lo.u32", thread, 4, shared)}], {sum}");
+        t.Op("bar.sync 0");
+        string first = t.Test("and.pred", inside, t.Test("setp.eq.u32", warp, 0)), place = t.Int("mad.lo.u32", lane, 4, shared), total = t.Float("mov.f32", 0f);
+        string to = t.Long("mad.wide.u32", column, 4, y), adds = t.Test("and.pred", first, t.Test("setp.ne.u32", accumulate, 0)), old = t.Float("mov.f32", 0f);
+        t.Op($"@{adds} ld.global.f32 {old}, [{to}]");
+        for (int w = 0; w < warps; w++)
+        {
+            string one = t.Float("mov.f32", 0f);
+            t.Op($"@{first} ld.shared.f32 {one}, [{place}+{128 * w}]");
+            t.Op($"add.f32 {total}, {total}, {one}");
+        }
+        t.Op($"@{first} st.global.f32 [{to}], {t.Float("add.f32", old, total)}");
+        t.Op("ret");
+        return t.Finish(name, CombineThreads, CombineThreads * 4);
+    }
+
     /// <summary>delta[image, head, token] = Σ over the head of dy·y, both bfloat16: a lane holds 8 numbers, width/8 lanes a head.</summary>
     /// <param name="width">Of a head: 32, 64 or 128.</param>
     public static PtxKernel HeadDots(string name, int width)

@@ -6,7 +6,10 @@ namespace MimEngine.Kernels.Ptx;
 /// </summary>
 internal static class RowKernels
 {
-    public const int Threads = 256, Warps = Threads / 32, RowsOfWarp = 32, Longest = 1024;
+    public const int Threads = 256, Warps = Threads / 32, Longest = 1024;
+
+    /// <summary>Few, so that there are several groups for each multiprocessor: with one and a little more the last wave would be nearly empty.</summary>
+    public const int RowsOfWarp = 8;
 
     /// <summary>Rows that one group of the backward kernel walks through.</summary>
     public const int RowsOfGroup = Warps * RowsOfWarp;

@@ -43,6 +43,8 @@ internal static class TensorKernels
 
     public static PtxKernel AdamW() => ElementKernels.AdamW("adamw");
 
+    public static PtxKernel Combine() => ElementKernels.Combine("combine");
+
     public static PtxKernel HeadDots(int width) => ElementKernels.HeadDots($"head_dots_{width}", width);
 
     public static PtxKernel BranchGradient() => ElementKernels.BranchGradient("branch_gradient");
@@ -75,6 +77,7 @@ internal static class TensorKernels
         }
         yield return GeluBackward();
         yield return AdamW();
+        yield return Combine();
         yield return BranchGradient();
     }
 
