@@ -158,10 +158,12 @@ public class FinetuneTests
         using var tuner = new Finetuner(s_cpu, config, Classes, Finetuner.Planned(s_cpu, config, Classes), seed: 1);
         Dictionary<string, float[]> before = tuner.Model.Params.Params.ToDictionary(p => p.Name, p => Transfer.Floats(s_cpu, p.Data));
         tuner.Pass(StepTests.Pictures(1), Labels, 0, firstPass: true);
+        Dictionary<string, float[]> gradients = tuner.Model.Params.Params.ToDictionary(p => p.Name,
+            p => p.Written ? Transfer.Floats(s_cpu, p.Gradient) : new float[p.DeclaredShape.Count]);
         tuner.Update(0.1);
         foreach (Param p in tuner.Model.Params.Params)
         {
-            float[] gradient = p.Written ? Transfer.Floats(s_cpu, p.Gradient) : new float[p.DeclaredShape.Count];
+            float[] gradient = gradients[p.Name];
             float[] after = Transfer.Floats(s_cpu, p.Data);
             float rate = 0.1f * LayerDecay.ScaleOf(p.Name, config.Encoder.Depth, 0.5f);
             for (int i = 0; i < after.Length; i++)

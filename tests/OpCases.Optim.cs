@@ -14,7 +14,13 @@ internal static partial class OpCases
         ];
         UpdateSegment[] large = [new(0, 70_001, 1e-3f, 0.05f, 7), new(70_016, 9, 1e-3f, 0, 7, Trust: false), new(70_025, 29_975, 2e-3f,
             0.05f, 3)];
-        foreach ((string name, int slab, UpdateSegment[] segments) in new[] { ("5 segments", 640, several), ("large", 100_000, large) })
+        // Gradients in another order than parameters and behind their slab, as they lie in an arena.
+        UpdateSegment[] elsewhere =
+            [several[0] with { GradientOffset = 900 }, several[1], several[2] with { GradientOffset = 0 }, several[3] with { GradientOffset = 1_100 }, several[4] with { GradientOffset = 651 }];
+        foreach ((string name, int slab, UpdateSegment[] segments) in new[]
+        {
+            ("5 segments", 640, several), ("5 segments, gradients elsewhere", 640, elsewhere), ("large", 100_000, large),
+        })
         {
             yield return Norms(name, slab, segments);
             foreach (bool scales in s_noYes)
@@ -58,8 +64,11 @@ internal static partial class OpCases
     private static UpdateSegment[] Whole(int n)
         => n < 3 ? [new(0, n, 1e-2f, 0.05f, 3)] : [new(0, n / 2, 1e-2f, 0.05f, 3), new(n / 2, n - n / 2, 1e-3f, 0, 1)];
 
+    private static Shape Gradients(int slab, UpdateSegment[] segments)
+        => new(Math.Max(slab, (int)segments.Max(s => s.GradientOffset + s.Length)));
+
     private static OpCase Norms(string name, int slab, UpdateSegment[] segments)
-        => new OpCase($"squared norms of {slab}, {name}").Input("gradient", new(slab)).Output("norms", new(segments.Length))
+        => new OpCase($"squared norms of {slab}, {name}").Input("gradient", Gradients(slab, segments)).Output("norms", new(segments.Length))
             .Run((b, o) => b.SquaredNorms(o["norms"], o["gradient"], segments));
 
     private static OpCase Clip(int segments, float max, bool perSegment)
@@ -69,7 +78,7 @@ internal static partial class OpCases
 
     /// <summary>Small parameters and moments, and a large eps: no part of one step is lost beside another.</summary>
     private static OpCase Slabs(string name, int slab, UpdateSegment[] segments, bool scales)
-        => new OpCase($"{name}{(scales ? ", scaled" : "")}").Update("p", new(slab), Draws.Normal(0, 1e-3)).Input("gradient", new(slab))
+        => new OpCase($"{name}{(scales ? ", scaled" : "")}").Update("p", new(slab), Draws.Normal(0, 1e-3)).Input("gradient", Gradients(slab, segments))
             .When(scales, c => c.Input("scales", new(segments.Length), Draws.Uniform(0.1, 1)));
 
     private static OpCase AdamW(string name, int slab, UpdateSegment[] segments, bool scales)

@@ -6,7 +6,7 @@ internal sealed unsafe partial class OracleBackend
 {
     public override void SquaredNorms(Tensor norms, Tensor gradient, ReadOnlySpan<UpdateSegment> segments)
     {
-        for (int s = 0; s < segments.Length; s++) F(norms)[s] = Squares(F(gradient) + segments[s].Offset, segments[s].Length);
+        for (int s = 0; s < segments.Length; s++) F(norms)[s] = Squares(F(gradient) + segments[s].GradientOffset, segments[s].Length);
     }
 
     public override void ClipScales(Tensor scales, Tensor total, Tensor norms, float max, bool perSegment)
@@ -30,7 +30,7 @@ internal sealed unsafe partial class OracleBackend
             double lr = at.LearningRate, correction1 = 1 - Math.Pow(b1, at.Step), correction2 = 1 - Math.Pow(b2, at.Step);
             for (long i = at.Offset; i < at.Offset + at.Length; i++)
             {
-                double g = pg[i] * (ps == null ? 1 : ps[s]);
+                double g = pg[i - at.Offset + at.GradientOffset] * (ps == null ? 1 : ps[s]);
                 pp[i] *= 1 - lr * at.WeightDecay;
                 pm[i] = b1 * pm[i] + (1 - b1) * g;
                 pv[i] = b2 * pv[i] + (1 - b2) * g * g;
@@ -50,7 +50,7 @@ internal sealed unsafe partial class OracleBackend
             double[] g = new double[at.Length];
             double ratio = 1;
             for (int i = 0; i < at.Length; i++)
-                g[i] = pg[at.Offset + i] * (ps == null ? 1 : ps[s]) + (at.Trust ? (double)at.WeightDecay * pp[at.Offset + i] : 0);
+                g[i] = pg[at.GradientOffset + i] * (ps == null ? 1 : ps[s]) + (at.Trust ? (double)at.WeightDecay * pp[at.Offset + i] : 0);
             if (at.Trust)
             {
                 double normP = Math.Sqrt(Squares(pp + at.Offset, at.Length)), normG;
@@ -75,7 +75,7 @@ internal sealed unsafe partial class OracleBackend
             UpdateSegment at = segments[s];
             for (long i = at.Offset; i < at.Offset + at.Length; i++)
             {
-                double g = pg[i] * (ps == null ? 1 : ps[s]) + (double)at.WeightDecay * pp[i];
+                double g = pg[i - at.Offset + at.GradientOffset] * (ps == null ? 1 : ps[s]) + (double)at.WeightDecay * pp[i];
                 pmu[i] = at.Step == 1 ? g : momentum * pmu[i] + g;
                 pp[i] -= (double)at.LearningRate * pmu[i];
             }

@@ -12,15 +12,17 @@ public class PtxElementTests
     [Test]
     public void AdamW_updates_its_segments_and_nothing_else([Values] bool hasCopy, [Values] bool hasScales)
     {
-        (int Offset, int Length, float Keep, float Rate, float Root)[] segments = [(16, 4099, 0.99f, 1e-3f, 3f), (4128, 7, 1f, 2e-3f, 5f), (4144, 8200, 0.98f, 3e-3f, 2f)];
+        (int Offset, int Length, int Gradient, float Keep, float Rate, float Root)[] segments =
+            [(16, 4099, 8240, 0.99f, 1e-3f, 3f), (4128, 7, 4128, 1f, 2e-3f, 5f), (4144, 8200, 24, 0.98f, 3e-3f, 2f)];
         const int all = 12400;
         const float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f;
-        float[] scales = [0.5f, 2f, 0.25f], p = Filled(1), m = Filled(2), v = [.. Filled(3).Select(MathF.Abs)], g = Filled(4);
+        float[] scales = [0.5f, 2f, 0.25f], p = Filled(1), m = Filled(2), v = [.. Filled(3).Select(MathF.Abs)], g = Numbers.Floats(all, 4);
         List<int> rows = [];
         int first = 0, chunks = 0;
-        foreach ((int offset, int length, float keep, float rate, float root) in segments)
+        foreach ((int offset, int length, int gradient, float keep, float rate, float root) in segments)
         {
-            rows.AddRange([offset, length, first, chunks, 0, BitConverter.SingleToInt32Bits(keep), BitConverter.SingleToInt32Bits(rate), BitConverter.SingleToInt32Bits(root)]);
+            rows.AddRange([gradient, 0, offset, length, first, chunks, 0]);
+            rows.AddRange([BitConverter.SingleToInt32Bits(keep), BitConverter.SingleToInt32Bits(rate), BitConverter.SingleToInt32Bits(root)]);
             first += length;
             chunks += (length + ElementKernels.Chunk - 1) / ElementKernels.Chunk;
         }
@@ -40,7 +42,8 @@ public class PtxElementTests
                 Assert.That((newP[i], newM[i], newV[i], copied[i]), Is.EqualTo((p[i], m[i], v[i], before[i])), $"{i} is in no segment");
                 continue;
             }
-            double d = g[i] * (hasScales ? scales[s] : 1.0), moment = beta1 * (double)m[i] + (1 - beta1) * d, second = beta2 * (double)v[i] + (1 - beta2) * d * d;
+            double d = g[i - segments[s].Offset + segments[s].Gradient] * (hasScales ? scales[s] : 1.0);
+            double moment = beta1 * (double)m[i] + (1 - beta1) * d, second = beta2 * (double)v[i] + (1 - beta2) * d * d;
             double updated = p[i] * (double)segments[s].Keep - segments[s].Rate * moment / (Math.Sqrt(second) * segments[s].Root + eps);
             Assert.That(newM[i], Is.EqualTo(moment).Within(3e-7), $"m at {i}");
             Assert.That(newV[i], Is.EqualTo(second).Within(3e-7), $"v at {i}");

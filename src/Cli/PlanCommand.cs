@@ -42,8 +42,8 @@ internal static class PlanCommand
         display.Table(title, ["what", "amount", ""],
         [
             ["parameters", Words.Count(plan.Parameters), ""],
-            ["memory: weights, gradients, moments", Words.Bytes(plan.SlabBytes), $"{plan.SlabBytes} bytes"],
-            ["memory: activations", Words.Bytes(plan.ArenaBytes),
+            [config.Run.Accumulate == 1 ? "memory: weights, moments" : "memory: weights, moments, gradients", Words.Bytes(plan.SlabBytes), $"{plan.SlabBytes} bytes"],
+            [config.Run.Accumulate == 1 ? "memory: activations, gradients" : "memory: activations", Words.Bytes(plan.ArenaBytes),
                 $"{plan.ArenaBytes} bytes, batch {config.Run.Batch}, recompute {config.Run.Recompute.ToString().ToLowerInvariant()}"],
             [$"memory: scratch of {device}", Words.Bytes(plan.ScratchBytes), $"{plan.ScratchBytes} bytes"],
             .. plan.WatchBytes == 0 ? Array.Empty<string[]>() : [["memory: k-NN while training", Words.Bytes(plan.WatchBytes), $"{plan.WatchBytes} bytes"]],

@@ -7,13 +7,17 @@ namespace MimEngine.Kernels;
 /// <param name="WeightDecay">Of this step; 0 = none.</param>
 /// <param name="Step">1-based count of updates this parameter has had, this one included (Adam's t).</param>
 /// <param name="Trust">LARS only: whether decay and the trust ratio apply (false for vectors, SPEC C.3).</param>
-public readonly record struct UpdateSegment(long Offset, int Length, float LearningRate, float WeightDecay, int Step, bool Trust = true);
+public readonly record struct UpdateSegment(long Offset, int Length, float LearningRate, float WeightDecay, int Step, bool Trust = true)
+{
+    /// <summary>First element of its gradient; the same as in the slabs unless gradients lie elsewhere.</summary>
+    public long GradientOffset { get; init; } = Offset;
+}
 
 public abstract partial class Backend
 {
     /// <summary>norms[i] = Σ g² over segment i, each in a fixed order.</summary>
     /// <param name="norms">(number of segments) float32, written.</param>
-    /// <param name="gradient">the gradient slab.</param>
+    /// <param name="gradient">the gradient slab, or the memory in which <see cref="UpdateSegment.GradientOffset"/> counts; so for all updates.</param>
     public abstract void SquaredNorms(Tensor norms, Tensor gradient, ReadOnlySpan<UpdateSegment> segments);
 
     /// <summary>

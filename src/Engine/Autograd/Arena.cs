@@ -1,20 +1,26 @@
-using System.Runtime.InteropServices;
 using MimEngine.Kernels;
 
 namespace MimEngine.Engine.Autograd;
 
 /// <summary>
-/// Activation memory: one block of device memory, cut by exact size. A step repeats its sizes, so freed pieces fit again and nothing
-/// fragments; the second step rents nothing new.
+/// Memory of one step: one block of the device's, cut as a step asks. Neighbouring holes become one. What is given back again soon lies in
+/// the smallest hole that has room for it; what stays while the rest goes lies as high as it can, out of the way. A step asks for the same
+/// sizes in the same order, so it is cut alike every time.
 /// </summary>
 public sealed class Arena : IDisposable
 {
-    private const long Alignment = 64;
+    internal const int Alignment = 64;
     private readonly Storage _storage;
     private readonly bool _owner = true;
-    private readonly Dictionary<long, Stack<long>> _free = [];
-    private long _top;
+    private readonly List<Hole> _holes = [];   // by address; none touches another or the top
+    private long _top;                         // everything above is free
     private bool _frozen;
+
+    /// <summary>Free memory between rented pieces.</summary>
+    private readonly record struct Hole(long First, long Bytes)
+    {
+        public long End => First + Bytes;
+    }
 
     /// <param name="bytes">Capacity; a plan on the null backend says how much a step needs.</param>
     public Arena(Backend backend, long bytes)
@@ -33,46 +39,58 @@ public sealed class Arena : IDisposable
 
     public long Capacity { get; }
 
-    /// <summary>Bytes ever cut: what a step needs.</summary>
-    public long Peak => _top;
+    /// <summary>The highest end of a piece ever rented: what a step needs.</summary>
+    public long Peak { get; private set; }
 
     /// <summary>Bytes rented now.</summary>
     public long Live { get; private set; }
 
-    /// <summary>Pieces ever cut; constant from the second step on.</summary>
-    public int Pieces { get; private set; }
-
-    /// <summary>Called for every rented piece while a plan is made: (shape, bytes).</summary>
+    /// <summary>Called for every rented activation while a plan is made: (shape, bytes).</summary>
     internal Action<Shape, long>? Rented { get; set; }
 
-    /// <summary>Memory for one tensor, holding anything.</summary>
-    /// <exception cref="DeviceMemoryException">The arena is too small, or frozen and this size is new.</exception>
+    /// <summary>Memory for one activation, holding anything.</summary>
+    /// <exception cref="DeviceMemoryException">The arena is too small, or frozen and this step needs more than those before.</exception>
     public Tensor Rent(Shape shape, DType dtype)
     {
         long bytes = Rounded(shape.Count * dtype.Size());
-        ref Stack<long>? free = ref CollectionsMarshal.GetValueRefOrAddDefault(_free, bytes, out _);
-        free ??= new Stack<long>();
-        if (!free.TryPop(out long offset))
-        {
-            if (_frozen) throw new DeviceMemoryException($"A later step asked for {bytes:N0} bytes that the first step did not use.");
-            if (_top + bytes > Capacity)
-                throw new DeviceMemoryException(
-                    $"Activations need more than the {Capacity:N0} bytes planned: {bytes:N0} bytes asked, {Capacity - _top:N0} free.");
-            offset = _top;
-            _top += bytes;
-            Pieces++;
-        }
-        Live += bytes;
+        int smallest = -1;
+        for (int i = 0; i < _holes.Count; i++)
+            if (_holes[i].Bytes >= bytes && (smallest < 0 || _holes[i].Bytes < _holes[smallest].Bytes)) smallest = i;
         Rented?.Invoke(shape, bytes);
-        return new Tensor(_storage, offset, shape, dtype);
+        return new Tensor(_storage, smallest < 0 ? OffTheTop(bytes) : Out(smallest, bytes, high: false), shape, dtype);
+    }
+
+    /// <summary>Memory for what stays when activations go: a parameter's gradient.</summary>
+    /// <inheritdoc cref="Rent" path="/exception"/>
+    public Tensor RentHigh(Shape shape, DType dtype)
+    {
+        long bytes = Rounded(shape.Count * dtype.Size());
+        int highest = _holes.Count - 1;
+        while (highest >= 0 && _holes[highest].Bytes < bytes) highest--;
+        return new Tensor(_storage, highest < 0 ? OffTheTop(bytes) : Out(highest, bytes, high: true), shape, dtype);
     }
 
     /// <summary>Gives a rented tensor back.</summary>
+    /// <exception cref="InvalidOperationException">It is not rented.</exception>
     public void Return(Tensor tensor)
     {
-        long bytes = Rounded(tensor.Bytes);
-        _free[bytes].Push(tensor.ByteOffset);
-        Live -= bytes;
+        long first = tensor.ByteOffset, end = first + Rounded(tensor.Bytes);
+        int after = 0;
+        while (after < _holes.Count && _holes[after].End <= first) after++;
+        if (end > _top || after < _holes.Count && _holes[after].First < end)
+            throw new InvalidOperationException($"{tensor.Shape} at byte {first:N0} was given back but is not rented out.");
+        Live -= end - first;
+        // One hole with its neighbours, or with everything above.
+        int at = after > 0 && _holes[after - 1].End == first ? after - 1 : after, joined = after - at;
+        if (at < after) first = _holes[at].First;
+        if (after < _holes.Count && _holes[after].First == end)
+        {
+            end = _holes[after].End;
+            joined++;
+        }
+        _holes.RemoveRange(at, joined);
+        if (end == _top) _top = first;
+        else _holes.Insert(at, new Hole(first, end - first));
     }
 
     /// <summary>From now on growing is an error.</summary>
@@ -83,5 +101,28 @@ public sealed class Arena : IDisposable
         if (_owner) _storage.Dispose();
     }
 
-    private static long Rounded(long bytes) => (Math.Max(1, bytes) + Alignment - 1) / Alignment * Alignment;
+    /// <summary>Takes bytes out of one end of a hole; returns the first.</summary>
+    private long Out(int hole, long bytes, bool high)
+    {
+        (long first, long room) = _holes[hole];
+        if (room == bytes) _holes.RemoveAt(hole);
+        else _holes[hole] = high ? new Hole(first, room - bytes) : new Hole(first + bytes, room - bytes);
+        Live += bytes;
+        return high ? first + room - bytes : first;
+    }
+
+    private long OffTheTop(long bytes)
+    {
+        long first = _top, end = first + bytes;
+        if (end > Capacity)
+            throw new DeviceMemoryException(
+                $"A step needs more than the {Capacity:N0} bytes planned: {bytes:N0} bytes asked, {Capacity - first:N0} free at the end.");
+        if (_frozen && end > Peak) throw new DeviceMemoryException($"A later step needs {end:N0} bytes; the first step used {Peak:N0}.");
+        _top = end;
+        Peak = Math.Max(Peak, end);
+        Live += bytes;
+        return first;
+    }
+
+    internal static long Rounded(long bytes) => (Math.Max(1, bytes) + Alignment - 1) / Alignment * Alignment;
 }

@@ -3,8 +3,8 @@ using MimEngine.Kernels;
 namespace MimEngine.Engine.Autograd;
 
 /// <summary>
-/// Named parameters on three slabs of device memory: values, gradients, and whatever the optimiser adds. Add everything, allocate once,
-/// then train.
+/// Named parameters on slabs of device memory: values, gradients (unless they lie in the arena), and whatever the optimiser adds. Add
+/// everything, allocate once, then train.
 /// </summary>
 /// <param name="parts">
 /// Networks of one shape held side by side: every parameter is declared for one and is that many along its first axis, all starting alike.
@@ -42,8 +42,17 @@ public sealed class ParamSet(int parts = 1) : IDisposable
     /// </summary>
     public Tensor? Compute { get; private set; }
 
-    /// <summary>The gradient slab, (SlabElements).</summary>
+    /// <summary>The gradient slab, (SlabElements); nothing where gradients lie in the arena.</summary>
     public Tensor Gradient { get; private set; }
+
+    /// <summary>Gradients in the arena instead of a slab.</summary>
+    public ArenaGradients? Lent { get; private set; }
+
+    /// <summary>What <see cref="GradientOffset"/> counts in: the slab, or the stretch of the arena that holds all gradients of this moment.</summary>
+    public Tensor GradientMemory => Lent?.Memory ?? Gradient;
+
+    /// <summary>First element of a parameter's gradient in <see cref="GradientMemory"/>.</summary>
+    public long GradientOffset(Param param) => Lent?.Offset(param) ?? Offset(param);
 
     /// <summary>First element of a parameter in the slabs.</summary>
     public long Offset(Param param) => _offsets[param.Segment];
@@ -82,8 +91,12 @@ public sealed class ParamSet(int parts = 1) : IDisposable
     public void Absent(Param param, int first, int rows) => _absent.Add((param, first, rows));
 
     /// <summary>Allocates the slabs and initialises every parameter from <paramref name="seed"/>, or leaves zeros without one.</summary>
-    public void Allocate(Backend backend, ulong? seed, bool gradients = true)
+    /// <param name="gradients">False = never trained.</param>
+    /// <param name="lender">Where gradients lie while there are any; none = in a slab.</param>
+    public void Allocate(Backend backend, ulong? seed, bool gradients = true, ArenaGradients? lender = null)
     {
+        Lent = lender;
+        gradients &= lender is null;
         if (_storage is not null) throw new InvalidOperationException("The slabs exist already.");
         int slabs = gradients ? 2 : 1, size = backend.Real.Size(), half = backend.Branch == backend.Real ? 0 : backend.Branch.Size();
         _storage = backend.Allocate(Math.Max(1, _elements) * (slabs * size + half));
@@ -95,7 +108,8 @@ public sealed class ParamSet(int parts = 1) : IDisposable
         {
             p.Data = View(Master, p, size);
             p.Operand = Compute is { } copy ? View(copy, p, half) : p.Data;
-            if (gradients) p.Gradient = View(Gradient, p, size);
+            if (gradients) p.Place = View(Gradient, p, size);
+            p.Lender = lender;
         }
         if (seed is { } s) Initialise(backend, s);
     }
@@ -134,6 +148,7 @@ public sealed class ParamSet(int parts = 1) : IDisposable
     /// <summary>Forgets which gradients were written: the next backward overwrites.</summary>
     public void BeginUpdate()
     {
+        Lent?.GiveBack();
         foreach (Param p in _params) p.Written = false;
     }
 

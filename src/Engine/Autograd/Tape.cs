@@ -108,6 +108,7 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
         {
             bool first = !p.Written;
             p.Written = true;
+            if (first) p.Lender?.Lend(p);
             return new Grad(p.Gradient, first ? GradMode.Write : GradMode.Accumulate);
         }
         if (x.Gradient is { } known) return Grad.Add(known);
@@ -170,7 +171,7 @@ public sealed class Tape(Backend backend, Arena arena, Recompute recompute = Rec
     /// <summary>Unwinds everything recorded, from the losses, returning memory as it goes.</summary>
     public void Backward() => Unwind(0);
 
-    /// <summary>Forgets the step: returns what is still rented. After this <see cref="Arena.Live"/> is 0.</summary>
+    /// <summary>Forgets the step: returns what is still rented, but for gradients that lie in the arena.</summary>
     public void Reset()
     {
         for (int i = 0; i < _valueCount; i++) ReturnGradient(_values[i]);

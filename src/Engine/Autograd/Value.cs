@@ -40,8 +40,19 @@ public sealed class Param : Value
     /// <summary>What products read: its range of the compute slab where there is one, else <see cref="Value.Data"/>, the master.</summary>
     public Tensor Operand { get; internal set; }
 
-    /// <summary>Its range of the gradient slab; holds sums once <see cref="Written"/>.</summary>
-    public new Tensor Gradient { get; internal set; }
+    /// <summary>
+    /// d loss / d this: its range of the gradient slab or, where its network has <see cref="ArenaGradients"/>, a piece of the arena. Holds sums
+    /// once <see cref="Written"/>.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">It has no memory now.</exception>
+    public new Tensor Gradient => Place ?? throw new InvalidOperationException(
+        $"'{Name}' has no gradient now: it lies in the arena from backward to the end of the update only.");
+
+    /// <summary>Where <see cref="Gradient"/> lies, if anywhere.</summary>
+    internal Tensor? Place { get; set; }
+
+    /// <summary>Who finds a place for the gradient when it is first written; none = the slab, once and for all.</summary>
+    internal ArenaGradients? Lender { get; set; }
 
     /// <summary>Whether backward put a gradient there since <see cref="ParamSet.BeginUpdate"/>. Unwritten parameters are not updated.</summary>
     public bool Written { get; internal set; }

@@ -59,7 +59,7 @@ public sealed class Optimizer : IDisposable
         _ => throw new ArgumentOutOfRangeException(nameof(rule)),
     };
 
-    /// <summary>One update at this rate: clear absent entries, clip, step.</summary>
+    /// <summary>One update at this rate: clear absent entries, clip, step; gradients in the arena are given back.</summary>
     /// <param name="weightDecay">Weight decay of this update; none = the configuration's.</param>
     public void Step(double rate, float? weightDecay = null) => Step([rate], weightDecay);
 
@@ -81,12 +81,13 @@ public sealed class Optimizer : IDisposable
                 if (!p.Written) continue;
                 int length = (int)p.DeclaredShape.Count / rates.Length;
                 bool decays = Decays(_config.Decay, p.Name, p.DeclaredShape);
-                _segments[_active++] = new UpdateSegment(_params.Offset(p) + (long)part * length, length, (float)(rates[part] * _rateScales[i]),
-                    decays ? decay : 0f, StepCounts[i], Trust: p.DeclaredShape.Rank > 1);
+                long first = (long)part * length;
+                _segments[_active++] = new UpdateSegment(_params.Offset(p) + first, length, (float)(rates[part] * _rateScales[i]),
+                    decays ? decay : 0f, StepCounts[i], Trust: p.DeclaredShape.Rank > 1) { GradientOffset = _params.GradientOffset(p) + first };
             }
         ReadOnlySpan<UpdateSegment> segments = _segments.AsSpan(0, _active);
-        Tensor norms = _norms.Slice(0, _active), scales = _scales.Slice(0, _active);
-        _backend.SquaredNorms(norms, _params.Gradient, segments);
+        Tensor norms = _norms.Slice(0, _active), scales = _scales.Slice(0, _active), gradient = _params.GradientMemory;
+        _backend.SquaredNorms(norms, gradient, segments);
         int each = _active / rates.Length;
         for (int part = 0; part < rates.Length; part++)
             _backend.ClipScales(scales.Slice(part * each, each), GradientNorm, norms.Slice(part * each, each), _config.ClipNorm,
@@ -94,16 +95,17 @@ public sealed class Optimizer : IDisposable
         switch (_config.Kind)
         {
             case OptimizerKind.AdamW:
-                _backend.AdamWStep(_params.Master, Moment1, Moment2!.Value, _params.Compute, _params.Gradient, scales, segments,
+                _backend.AdamWStep(_params.Master, Moment1, Moment2!.Value, _params.Compute, gradient, scales, segments,
                     _config.Beta1, _config.Beta2, _config.Eps);
                 break;
             case OptimizerKind.Lars:
-                _backend.LarsStep(_params.Master, Moment1, _params.Compute, _params.Gradient, scales, segments, _config.Momentum, LarsTrust);
+                _backend.LarsStep(_params.Master, Moment1, _params.Compute, gradient, scales, segments, _config.Momentum, LarsTrust);
                 break;
             default:
-                _backend.SgdStep(_params.Master, Moment1, _params.Compute, _params.Gradient, scales, segments, _config.Momentum);
+                _backend.SgdStep(_params.Master, Moment1, _params.Compute, gradient, scales, segments, _config.Momentum);
                 break;
         }
+        _params.Lent?.GiveBack();
     }
 
     /// <summary>Scales the gradient to the clipping norm where it is longer, in place: between the passes of an update.</summary>
@@ -112,17 +114,19 @@ public sealed class Optimizer : IDisposable
         int active = 0;
         for (int i = 0; i < _params.Params.Count; i++)
             if (_params.Params[i] is { Written: true } p)
-                _segments[active++] = new UpdateSegment(_params.Offset(p), (int)p.DeclaredShape.Count, 0f, 0f, 0, Trust: false);
+                _segments[active++] = new UpdateSegment(_params.GradientOffset(p), (int)p.DeclaredShape.Count, 0f, 0f, 0, Trust: false);
         if (active == 0) return;
         Tensor norms = _norms.Slice(0, active), scales = _scales.Slice(0, active);
-        _backend.SquaredNorms(norms, _params.Gradient, _segments.AsSpan(0, active));
+        _backend.SquaredNorms(norms, _params.GradientMemory, _segments.AsSpan(0, active));
         _backend.ClipScales(scales, GradientNorm, norms, _config.ClipNorm, perSegment: false);
         Span<byte> bytes = stackalloc byte[sizeof(double)];
         int size = _backend.Real.Size();
         _backend.Download(bytes[..size], scales.Slice(0, 1));
         float scale = size == sizeof(double) ? (float)BitConverter.ToDouble(bytes) : BitConverter.ToSingle(bytes);
         // Not "< 1": a norm that is not a number must reach the update and be reported there.
-        if (scale != 1f) _backend.AddScaled(_params.Gradient, _params.Gradient, scale, 0f);
+        if (scale == 1f) return;
+        for (int i = 0; i < _params.Params.Count; i++)
+            if (_params.Params[i] is { Written: true } p) _backend.AddScaled(p.Gradient, p.Gradient, scale, 0f);
     }
 
     public void Dispose() => _storage.Dispose();

@@ -13,10 +13,12 @@ public sealed record MemoryPlan
     /// <summary>Learned numbers.</summary>
     public required long Parameters { get; init; }
 
-    /// <summary>Values, gradients and optimiser moments.</summary>
+    /// <summary>Values and optimiser moments; gradients too where an update sums them over several passes.</summary>
     public required long SlabBytes { get; init; }
 
-    /// <summary>Activations, gradients of activations, pictures and masks: the arena's capacity.</summary>
+    /// <summary>
+    /// Activations, their gradients, pictures, masks and, where an update is one pass, the parameters' gradients: the arena's capacity.
+    /// </summary>
     public required long ArenaBytes { get; init; }
 
     /// <summary>The backend's own packing and scratch buffers.</summary>

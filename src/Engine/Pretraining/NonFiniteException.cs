@@ -12,7 +12,7 @@ public sealed class NonFiniteException(string message) : Exception(message)
         string first = "no parameter is affected yet";
         foreach (Param p in parameters.Params)
         {
-            bool badGradient = Array.Exists(Transfer.Floats(backend, p.Gradient), v => !float.IsFinite(v));
+            bool badGradient = p.Place is not null && Array.Exists(Transfer.Floats(backend, p.Gradient), v => !float.IsFinite(v));
             bool badValue = Array.Exists(Transfer.Floats(backend, p.Data), v => !float.IsFinite(v));
             if (!badGradient && !badValue) continue;
             first = $"the first tensor that is not finite is {(badValue ? "the parameter" : "the gradient of")} '{p.Name}'";

@@ -36,19 +36,21 @@ public sealed class Pretrainer : IDisposable
     private long _summed, _passes, _step;
     private bool _warm;
 
-    /// <param name="arenaBytes">Activation memory, as <see cref="MemoryPlan"/> forecasts it.</param>
+    /// <param name="arenaBytes">Memory of a step, as <see cref="MemoryPlan"/> forecasts it.</param>
     /// <param name="initialise">Draw initial parameters; false leaves zeros, for a checkpoint or a plan.</param>
     /// <param name="timetable">What changes from update to update; none = one endless first epoch.</param>
-    public Pretrainer(Backend backend, PretrainConfig config, long arenaBytes, bool initialise = true, Timetable? timetable = null)
+    /// <param name="gradientSlab">Gradients in a slab even where an update is one pass: the same bits, more memory.</param>
+    public Pretrainer(Backend backend, PretrainConfig config, long arenaBytes, bool initialise = true, Timetable? timetable = null,
+        bool gradientSlab = false)
     {
         (_backend, _config) = (backend, config);
         _timetable = timetable ?? new Timetable(config, int.MaxValue);
+        Arena = new Arena(backend, arenaBytes);
         Model = new MimModel(config);
-        Model.Params.Allocate(backend, seed: null);
+        Model.Params.Allocate(backend, seed: null, lender: config.Run.Accumulate == 1 && !gradientSlab ? new ArenaGradients(Arena) : null);
         Optimizer = new Optimizer(backend, Model.Params, config.Optim);
         if (config.Teacher is not null) Teacher = new Teacher(backend, config, Model.Params);
         if (initialise) Initialise();
-        Arena = new Arena(backend, arenaBytes);
         _tape = new Tape(backend, Arena, config.Run.Recompute);
         int terms = config.Terms.Length, crops = config.Views.Global * config.Run.Batch, patches = Model.Encoder.Grid * Model.Encoder.Grid;
         _sumStorage = backend.Allocate(2 * terms * backend.Real.Size());
@@ -87,6 +89,7 @@ public sealed class Pretrainer : IDisposable
     /// <param name="marks">(B, S, S) U8 where a weighting marks crops on the host; none = this call marks them, on its own thread.</param>
     public void Pass(ReadOnlySpan<byte> pixels, long batchNumber, bool firstPass, ReadOnlySpan<byte> marks = default)
     {
+        if (firstPass) Model.Params.BeginUpdate();   // before anything is rented: a pass whose update never came holds its gradients
         Crops global = Load(pixels, 0, _config.Views.Global, _config.Encoder.ImagePixels);
         Crops? local = _config.Views.Local == 0 ? null
             : Load(pixels, (int)global.Bytes.Bytes, _config.Views.Local, _config.Views.LocalPixels);

@@ -24,13 +24,14 @@ public sealed class Finetuner : IDisposable
     private long _summed;
     private bool _warm;
 
-    /// <param name="arenaBytes">Activation memory, as <see cref="Planned"/> forecasts it.</param>
+    /// <param name="arenaBytes">Memory of a step, as <see cref="Planned"/> forecasts it.</param>
     /// <param name="seed">Draws initial parameters; none leaves zeros, for a checkpoint or a plan.</param>
     public Finetuner(Backend backend, FinetuneConfig config, int classes, long arenaBytes, ulong? seed)
     {
         (_backend, _config) = (backend, config);
+        Arena = new Arena(backend, arenaBytes);
         Model = new FinetuneModel(config, classes);
-        Model.Params.Allocate(backend, seed);
+        Model.Params.Allocate(backend, seed, lender: config.Loop.Accumulate == 1 ? new ArenaGradients(Arena) : null);
         int depth = config.Encoder.Depth;
         Optimizer = new Optimizer(backend, Model.Params, config.Optim,
             config.LayerDecay == 1f ? null : name => LayerDecay.ScaleOf(name, depth, config.LayerDecay));
@@ -39,7 +40,6 @@ public sealed class Finetuner : IDisposable
             _average = new FinetuneModel(config, classes);
             _average.Params.Allocate(backend, seed, gradients: false);
         }
-        Arena = new Arena(backend, arenaBytes);
         _tape = new Tape(backend, Arena, config.Loop.Recompute);
         _guest = Arena.Guest();   // scores come between steps, in the same memory
         _scoring = new Tape(backend, _guest);
@@ -128,7 +128,7 @@ public sealed class Finetuner : IDisposable
         _scoring.Reset();
     }
 
-    /// <summary>Bytes of activations that a step and a score of this configuration need.</summary>
+    /// <summary>Bytes of the arena that a step and a score of this configuration need.</summary>
     public static long Planned(Backend backend, FinetuneConfig config, int classes)
     {
         using var nothing = NullBackend.Like(backend);

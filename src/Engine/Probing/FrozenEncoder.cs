@@ -267,7 +267,9 @@ public sealed class FrozenEncoder : IDisposable
         using var nothing = NullBackend.Like(backend);
         using FrozenEncoder? other = oracle is null ? null : new FrozenEncoder(nothing, oracle._encoder.Config, oracle._place, [], null, 1L << 50);
         using var dry = new FrozenEncoder(nothing, config, place, beside, other, 1L << 50);
-        dry.Encode(new float[dry.Width], new byte[3 * config.ImagePixels * config.ImagePixels], 1);
+        byte[] picture = new byte[3 * config.ImagePixels * config.ImagePixels];
+        dry.Encode(new float[dry.Width], picture, 1);
+        dry.ClsAttention(new float[dry._encoder.Grid * dry._encoder.Grid], picture, 1);
         return dry._arena.Peak;
     }
 }

@@ -59,7 +59,7 @@ public sealed unsafe partial class CpuBackend
                 UpdateSegment s = segments[table[row].Segment];
                 int start = table[row].Start, end = Math.Min(s.Length, start + ElementGrain);
                 double sum = 0;
-                for (int i = start; i < end; i += Block) sum += Lines<TV>.SumSquares(x + s.Offset + i, Math.Min(Block, end - i));
+                for (int i = start; i < end; i += Block) sum += Lines<TV>.SumSquares(x + s.GradientOffset + i, Math.Min(Block, end - i));
                 partial[row] = sum;
             }
         }
@@ -116,11 +116,11 @@ public sealed unsafe partial class CpuBackend
             {
                 int segment = table[row].Segment;
                 UpdateSegment s = segments[segment];
-                long at = s.Offset + table[row].Start;
+                long at = s.Offset + table[row].Start, slope = s.GradientOffset + table[row].Start;
                 var numbers = new AdamWNumbers(scales == null ? 1f : scales[segment], (float)(1 - (double)s.LearningRate * s.WeightDecay),
                     (float)(-s.LearningRate / (1 - Math.Pow(beta1, s.Step))), (float)(1 / Math.Sqrt(1 - Math.Pow(beta2, s.Step))),
                     (float)beta1, (float)(1 - beta1), (float)beta2, (float)(1 - beta2), eps);
-                Line(p + at, m + at, v + at, gradient + at, copy == null ? null : copy + at, Math.Min(ElementGrain, s.Length - table[row].Start), numbers);
+                Line(p + at, m + at, v + at, gradient + slope, copy == null ? null : copy + at, Math.Min(ElementGrain, s.Length - table[row].Start), numbers);
             }
         }
 
@@ -228,7 +228,7 @@ public sealed unsafe partial class CpuBackend
                 {
                     int n = Math.Min(Block, end - i);
                     float* pp = p + s.Offset + i;
-                    Lines<TV>.Scale(slope, gradient + s.Offset + i, scale, accumulate: false, n);
+                    Lines<TV>.Scale(slope, gradient + s.GradientOffset + i, scale, accumulate: false, n);
                     Lines<TV>.Scale(slope, pp, s.WeightDecay, accumulate: true, n);
                     own += Lines<TV>.SumSquares(pp, n);
                     sum += Lines<TV>.SumSquares(slope, n);
@@ -282,7 +282,7 @@ public sealed unsafe partial class CpuBackend
                 bool fresh = !lars && s.Step == 1;
                 TV scale = TV.All(scales == null ? 1f : scales[segment]), ratio = TV.All(ratios == null ? 1f : ratios[segment]);
                 TV decay = TV.All(lars && !s.Trust ? 0f : s.WeightDecay), step = TV.All(-s.LearningRate);
-                float* pp = p + at, pm = mu + at, pg = gradient + at;
+                float* pp = p + at, pm = mu + at, pg = gradient + s.GradientOffset + table[row].Start;
                 for (int i = 0; i < n; i += TV.Count)
                 {
                     int left = n - i;

@@ -67,7 +67,7 @@ internal sealed partial class IlgpuBackend
         return true;
     }
 
-    /// <summary>Slabs begin at 16 bytes, and every segment at a multiple of four of their elements.</summary>
+    /// <summary>Slabs begin at 16 bytes, and every segment and its gradient at a multiple of four elements.</summary>
     private bool TryAdamW(Tensor p, Tensor m, Tensor v, Tensor? copy, Tensor gradient, Tensor? scales, SegmentTable table, int chunks, bool fours,
         double beta1, double beta2, float eps)
     {

@@ -3,9 +3,13 @@ using ILGPU;
 
 namespace MimEngine.Kernels.Ilgpu;
 
-/// <summary>A segment as kernels read it. First counts elements, FirstChunk chunks, of all segments before it in the list.</summary>
+/// <summary>
+/// A segment as kernels read it. Gradient is the first element of its gradient; First counts elements, FirstChunk chunks, of all segments before
+/// it in the list.
+/// </summary>
 internal struct SegmentRow
 {
+    public long Gradient;
     public int Offset, Length, First, FirstChunk, Flags;
     public float A, B, C;
 }
@@ -71,7 +75,7 @@ internal sealed partial class IlgpuBackend
     private static bool AtFours(ReadOnlySpan<UpdateSegment> segments)
     {
         foreach (UpdateSegment s in segments)
-            if (s.Offset % 4 != 0) return false;
+            if (s.Offset % 4 != 0 || s.GradientOffset % 4 != 0) return false;
         return true;
     }
 
@@ -84,7 +88,14 @@ internal sealed partial class IlgpuBackend
         for (int i = 0; i < segments.Length; i++)
         {
             ref SegmentRow row = ref _table[i];
-            row = new SegmentRow { Offset = checked((int)segments[i].Offset), Length = segments[i].Length, First = before, FirstChunk = chunks };
+row = new SegmentRow
+            {
+                Gradient = segments[i].GradientOffset,
+                Offset = checked((int)segments[i].Offset),
+                Length = segments[i].Length,
+                First = before,
+                FirstChunk = chunks,
+            };
             fill(ref row, segments[i], first, second);
             before += segments[i].Length;
             chunks += Blocks(segments[i].Length, SegmentTable.Chunk);
@@ -156,7 +167,7 @@ internal readonly struct SegmentChunks(ArrayView<float> partial, SegmentTable ta
         if (hasScales != 0) scale = scales[s];
         for (int i = start + Group.IdxX; i < end; i += TT.Side * TT.Side)
         {
-            float x = g[row.Offset + i] * scale, y = 0f;
+            float x = g[row.Gradient + i] * scale, y = 0f;
             if (hasP != 0) y = p[row.Offset + i];
             x += row.B * y;
             ofG += x * x;
@@ -223,9 +234,10 @@ internal readonly struct AdamWEach(ArrayView<float> p, ArrayView<float> m, Array
         int end = start + SegmentTable.Chunk < row.Length ? start + SegmentTable.Chunk : row.Length;
         float scale = 1f;
         if (hasScales != 0) scale = scales[s];
-        for (int i = row.Offset + start + Group.IdxX; i < row.Offset + end; i += TT.Side * TT.Side)
+        for (int n = start + Group.IdxX; n < end; n += TT.Side * TT.Side)
         {
-            float g = gradient[i] * scale;
+            int i = row.Offset + n;
+            float g = gradient[row.Gradient + n] * scale;
             float first = beta1 * m[i] + rest1 * g, second = beta2 * v[i] + rest2 * (g * g);
             m[i] = first;
             v[i] = second;
@@ -247,7 +259,7 @@ internal readonly struct LarsEach(ArrayView<float> p, ArrayView<float> mu, Cells
         int s = table.OfElement(n);
         SegmentRow row = table.Rows[s];
         int i = row.Offset + n - row.First;
-        float g = gradient[i];
+        float g = gradient[row.Gradient + n - row.First];
         if (hasScales != 0) g *= scales[s];
         g += row.B * p[i];
         if (row.Flags != 0 && ofP[s] > 0f && ofG[s] > 0f) g *= trust * MathF.Sqrt(ofP[s]) / MathF.Sqrt(ofG[s]);
@@ -270,7 +282,7 @@ internal readonly struct SgdEach(ArrayView<float> p, ArrayView<float> mu, Cells 
         int s = table.OfElement(n);
         SegmentRow row = table.Rows[s];
         int i = row.Offset + n - row.First;
-        float g = gradient[i];
+        float g = gradient[row.Gradient + n - row.First];
         if (hasScales != 0) g *= scales[s];
         g += row.B * p[i];
         if (row.Flags == 0) g += momentum * mu[i];

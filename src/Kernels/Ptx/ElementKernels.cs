@@ -8,12 +8,15 @@ internal static class ElementKernels
     /// <summary>Elements of a segment that a group of <see cref="AdamW"/> updates.</summary>
     public const int Chunk = 4096;
 
-    /// <summary>Bytes of a segment in the list that <see cref="AdamW"/> reads: offset, length, first, first chunk, flags, then three float32.</summary>
-    public const int SegmentBytes = 32;
+    /// <summary>
+    /// Bytes of a segment in the list that <see cref="AdamW"/> reads: offset of the gradient (64 bits), then offset, length, first, first chunk, flags,
+    /// then three float32.
+    /// </summary>
+    public const int SegmentBytes = 40;
 
     /// <summary>
-    /// AdamW over a list of segments that begin at multiples of 4: a group is one chunk of one segment, found by bisection; the three numbers are
-    /// 1 − lr·decay, lr/(1 − β1^t) and 1/√(1 − β2^t).
+    /// AdamW over a list of segments that begin at multiples of 4, as their gradients do: a group is one chunk of one segment, found by
+    /// bisection; the three numbers are 1 − lr·decay, lr/(1 − β1^t) and 1/√(1 − β2^t).
     /// </summary>
     public static PtxKernel AdamW(string name)
     {
@@ -27,36 +30,40 @@ internal static class ElementKernels
         t.Label(search);
         t.Op($"@{t.Test("setp.ge.u32", low, high)} bra.uni {found}");
         string middle = t.Int("shr.u32", t.Int("add.u32", t.Int("add.u32", low, high), 1), 1), first = t.B32();
-        t.Op($"ld.global.nc.u32 {first}, [{t.Long("mad.wide.u32", middle, SegmentBytes, segments)}+12]");
+        t.Op($"ld.global.nc.u32 {first}, [{t.Long("mad.wide.u32", middle, SegmentBytes, segments)}+20]");
         string begun = t.Test("setp.le.u32", first, chunk);
         t.Op($"selp.b32 {low}, {middle}, {low}, {begun}");
         t.Op($"selp.b32 {high}, {high}, {t.Int("sub.u32", middle, 1)}, {begun}");
         t.Op($"bra.uni {search}");
         t.Label(found);
-        string[] place = t.B32(4), rates = t.F32(4);
+        string ofGradient = t.B64(), offset = t.B32(), length = t.B32(), firstChunk = t.B32(), keep = t.F32(), rate = t.F32(), root = t.F32();
         string row = t.Long("mad.wide.u32", low, SegmentBytes, segments), scale = t.Float("mov.f32", 1f);
-        t.Op($"ld.global.nc.v4.u32 {{{string.Join(", ", place)}}}, [{row}]");
-        t.Op($"ld.global.nc.v4.f32 {{{string.Join(", ", rates)}}}, [{row}+16]");
+        t.Op($"ld.global.nc.u64 {ofGradient}, [{row}]");
+        t.Op($"ld.global.nc.v2.u32 {{{offset}, {length}}}, [{row}+8]");
+        t.Op($"ld.global.nc.u32 {firstChunk}, [{row}+20]");
+        t.Op($"ld.global.nc.f32 {keep}, [{row}+28]");
+        t.Op($"ld.global.nc.v2.f32 {{{rate}, {root}}}, [{row}+32]");
         t.Op($"@{t.Test("setp.ne.u64", scales, 0)} ld.global.nc.f32 {scale}, [{t.Long("mad.wide.u32", low, 4, scales)}]");
         string hasCopy = t.Test("setp.ne.u64", copy, 0);
-        string start = t.Int("mul.lo.u32", t.Int("sub.u32", chunk, place[3]), Chunk);
-        string end = t.Int("add.u32", place[0], t.Int("min.u32", place[1], t.Int("add.u32", start, Chunk)));
-        string at = t.Int("add.u32", t.Int("add.u32", place[0], start), t.Int("shl.b32", t.Int("mov.u32", "%tid.x"), 2));
+        string slopes = t.Long("mad.lo.u64", ofGradient, 4, gradient);
+        string start = t.Int("mul.lo.u32", t.Int("sub.u32", chunk, firstChunk), Chunk);
+        string end = t.Int("min.u32", length, t.Int("add.u32", start, Chunk));
+        string at = t.Int("add.u32", start, t.Int("shl.b32", t.Int("mov.u32", "%tid.x"), 2));
         for (int step = 0; step < Chunk; step += 4 * Threads)
         {
-            string i = step == 0 ? at : t.Int("add.u32", at, step);
-            var quad = new Quad(t, t.Int("sub.s32", end, i));
+            string n = step == 0 ? at : t.Int("add.u32", at, step), i = t.Int("add.u32", offset, n);
+            var quad = new Quad(t, t.Int("sub.s32", end, n));
             string ofP = t.Long("mad.wide.u32", i, 4, p), ofM = t.Long("mad.wide.u32", i, 4, m), ofV = t.Long("mad.wide.u32", i, 4, v);
-            string[] g = quad.Load(t.Long("mad.wide.u32", i, 4, gradient)), before = quad.Load(ofP), first4 = quad.Load(ofM), second4 = quad.Load(ofV);
+            string[] g = quad.Load(t.Long("mad.wide.u32", n, 4, slopes)), before = quad.Load(ofP), first4 = quad.Load(ofM), second4 = quad.Load(ofV);
             string[] updated = new string[4];
             for (int k = 0; k < 4; k++)
             {
                 string scaled = t.Float("mul.f32", g[k], scale);
                 first4[k] = t.Float("fma.rn.f32", beta1, first4[k], t.Float("mul.f32", rest1, scaled));
                 second4[k] = t.Float("fma.rn.f32", beta2, second4[k], t.Float("mul.f32", rest2, t.Float("mul.f32", scaled, scaled)));
-                string under = t.Float("fma.rn.f32", t.Float("sqrt.rn.f32", second4[k]), rates[3], eps);
-                string change = t.Float("div.rn.f32", t.Float("mul.f32", rates[2], first4[k]), under);
-                updated[k] = t.Float("sub.f32", t.Float("mul.f32", before[k], rates[1]), change);
+                string under = t.Float("fma.rn.f32", t.Float("sqrt.rn.f32", second4[k]), root, eps);
+                string change = t.Float("div.rn.f32", t.Float("mul.f32", rate, first4[k]), under);
+                updated[k] = t.Float("sub.f32", t.Float("mul.f32", before[k], keep), change);
             }
             quad.Store(ofM, first4);
             quad.Store(ofV, second4);
