@@ -11,6 +11,6 @@ internal interface ITestedDriver
     /// <summary>Calls of the last device that was opened after <see cref="FailNext"/>.</summary>
     long CallsOfLast { get; }
 
-    /// <summary>Kernels are prepared but not handed to the driver: what is left is the host's own work.</summary>
+    /// <summary>Kernels get their operands but are neither compiled nor launched: what is left is the host's own work.</summary>
     void SkipLaunchesOfNext();
 }

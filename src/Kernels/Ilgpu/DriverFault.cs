@@ -7,7 +7,7 @@ internal sealed class DriverFault(long calls, string message)
 {
     public long Calls { get; private set; }
 
-    /// <summary>Kernels are prepared but not launched.</summary>
+    /// <summary>Kernels are neither compiled nor launched.</summary>
     public bool Skips { get; init; }
 
     public void Call()

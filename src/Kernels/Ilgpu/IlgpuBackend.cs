@@ -139,9 +139,9 @@ internal sealed partial class IlgpuBackend : Backend
         {
             Call();
             ref Delegate? loaded = ref CollectionsMarshal.GetValueRefOrAddDefault(_kernels, typeof(TK), out _);
+            if (_fault is { Skips: true }) return;
             loaded ??= _simulated ? _accelerator.LoadStreamKernel<TK>(Emission.Entry<TK, Tile4>)
                 : _accelerator.LoadStreamKernel<TK>(Emission.Entry<TK, Tile16>);
-            if (_fault is { Skips: true }) return;
             Unsafe.As<Action<KernelConfig, TK>>(loaded)(new KernelConfig(checked((int)groups), _threads), kernel);
         }
         catch (AcceleratorException e) { throw Lost(e); }

@@ -106,13 +106,13 @@ row = new SegmentRow
         return new SegmentTable(rows, segments.Length, before);
     }
 
-    /// <summary>Σ (scale·g + decay·p)² and Σ p² of every segment: chunks first, then chunk after chunk.</summary>
+    /// <summary>Σ (scale·g + decay·p)² and Σ p² of every segment: chunks first, then the chunks of each.</summary>
     private void SegmentSums(SegmentTable table, int chunks, ArrayView<float> ofG, ArrayView<float> ofP, ArrayView<float> g,
         ArrayView<float> scales, int hasScales, ArrayView<float> p, int hasP)
     {
         ArrayView<float> partial = Scratch<float>(PartialSlot, 2L * chunks);
         Launch(chunks, new SegmentChunks(partial, table, chunks, g, scales, hasScales, p, hasP));
-        LaunchEach(table.Count, new SegmentTotals(ofG, ofP, partial, table, chunks, hasP));
+        Launch(table.Count, new SegmentTotals(ofG, ofP, partial, table, chunks, hasP));
     }
 }
 
@@ -180,24 +180,25 @@ internal readonly struct SegmentChunks(ArrayView<float> partial, SegmentTable ta
     }
 }
 
-/// <summary>One thread is one segment: its chunks in order.</summary>
+/// <summary>One group is one segment: its chunks, every so many a thread, then the threads. A matrix has hundreds, too many to wait for one by one.</summary>
 internal readonly struct SegmentTotals(ArrayView<float> ofG, ArrayView<float> ofP, ArrayView<float> partial, SegmentTable table, int chunks,
     int hasP) : IKernel
 {
     public void Run<TT>() where TT : struct, ITile
     {
-        int s = Team.Index<TT>();
-        if (s >= table.Count) return;
-        SegmentRow row = table.Rows[s];
+        ArrayView<float> room = SharedMemory.Allocate<float>(Team.Room<TT>());
+        SegmentRow row = table.Rows[Grid.IdxX];
         int count = (row.Length + SegmentTable.Chunk - 1) / SegmentTable.Chunk;
         float g = 0f, p = 0f;
-        for (int i = row.FirstChunk; i < row.FirstChunk + count; i++)
+        for (int i = row.FirstChunk + Group.IdxX; i < row.FirstChunk + count; i += TT.Side * TT.Side)
         {
             g += partial[i];
             p += partial[chunks + i];
         }
-        ofG[s] = g;
-        if (hasP != 0) ofP[s] = p;
+        Pair sums = Team.Sum<TT>(room, g, p);
+        if (Group.IdxX != 0) return;
+        ofG[Grid.IdxX] = sums.A;
+        if (hasP != 0) ofP[Grid.IdxX] = sums.B;
     }
 }
 
