@@ -39,22 +39,6 @@ internal sealed unsafe class CudaDriver : IDisposable
         => accelerator is CudaAccelerator cuda && cuda.Architecture.Major >= 8 && NativeLibrary.TryLoad(Library, out nint library)
             ? new CudaDriver(cuda, library) : null;
 
-    /// <summary>Lets ILGPU find the driver under the name that it has without developers' packages.</summary>
-    public static void FindLibrary()
-    {
-        // Under Windows' Linux ILGPU looks by itself, in /usr/lib/wsl/lib.
-        if (Directory.Exists("/usr/lib/wsl/lib")) return;
-        try
-        {
-            NativeLibrary.SetDllImportResolver(typeof(Context).Assembly, (name, assembly, path) =>
-                name == "cuda" && NativeLibrary.TryLoad(Library, out nint found) ? found : 0);
-        }
-        catch (InvalidOperationException)
-        {
-            // Somebody else resolves for ILGPU already.
-        }
-    }
-
     /// <summary>The kernel, written and compiled at its first use.</summary>
     /// <exception cref="DeviceException">The driver refuses it.</exception>
     public Loaded Kernel(EmittedKey key, Func<EmittedKey, PtxKernel> write)

@@ -16,7 +16,7 @@ public sealed class IlgpuProvider : IBackendProvider, ITestedDriver
     /// <summary>What a test does to the driver of the next device, and did to that of the one before.</summary>
     private DriverFault? _next, _last;
 
-    static IlgpuProvider() => CudaDriver.FindLibrary();
+    static IlgpuProvider() => FindLibraries();
 
     public IReadOnlyList<DeviceReport> Devices() => [.. Cuda(), .. OpenCl(),
         new DeviceReport(Simulator, "ILGPU's simulator: one group of 16 threads on the CPU, for checking kernels; slow", 0, null)];
@@ -87,6 +87,27 @@ public sealed class IlgpuProvider : IBackendProvider, ITestedDriver
         }
     }
 
+    private static string OpenClLibrary => OperatingSystem.IsWindows() ? "OpenCL" : "libOpenCL.so.1";
+
+    /// <summary>Drivers install libcuda.so.1 and libOpenCL.so.1; ILGPU asks for names without a number, which belong to developers' packages.</summary>
+    private static void FindLibraries()
+    {
+        // Under Windows' Linux ILGPU looks for CUDA by itself, in /usr/lib/wsl/lib.
+        bool wsl = Directory.Exists("/usr/lib/wsl/lib");
+        try
+        {
+            NativeLibrary.SetDllImportResolver(typeof(Context).Assembly, (name, assembly, path) =>
+            {
+                string? library = name == "cuda" && !wsl ? CudaDriver.Library : name == "OpenCL" ? OpenClLibrary : null;
+                return library is not null && NativeLibrary.TryLoad(library, out nint found) ? found : 0;
+            });
+        }
+        catch (InvalidOperationException)
+        {
+            // Somebody else resolves for ILGPU already.
+        }
+    }
+
     private static IEnumerable<DeviceReport> Cuda()
     {
         if (!NativeLibrary.TryLoad(CudaDriver.Library, out nint handle))
@@ -101,9 +122,8 @@ public sealed class IlgpuProvider : IBackendProvider, ITestedDriver
 
     private static IEnumerable<DeviceReport> OpenCl()
     {
-        string library = OperatingSystem.IsWindows() ? "OpenCL" : "libOpenCL.so.1";
-        if (!NativeLibrary.TryLoad(library, out nint handle) && !NativeLibrary.TryLoad("libOpenCL.so", out handle))
-            return [new DeviceReport("opencl", "OpenCL devices", 0, $"there is no OpenCL driver ({library}) on this machine")];
+        if (!NativeLibrary.TryLoad(OpenClLibrary, out nint handle) && !NativeLibrary.TryLoad("libOpenCL.so", out handle))
+            return [new DeviceReport("opencl", "OpenCL devices", 0, $"there is no OpenCL driver ({OpenClLibrary}) on this machine")];
         NativeLibrary.Free(handle);
         List<DeviceReport> all = [];
         int usable = 0;
