@@ -146,6 +146,7 @@ public class CliTests
     [TestCase(2, "no such file", "--recipe", "absent.json")]
     [TestCase(1, "absent-data: there is no such file or folder", "--data", "absent-data")]
     [TestCase(1, "fewer than one batch", "--batch", "100000")]
+    [TestCase(2, "its crops are 3,072,000,000 bytes, and a batch holds 2,147,483,647; use 699050 or less", "--batch", "1000000")]
     [TestCase(2, "there is f32 and bf16", "--precision", "f16")]
     public void A_setting_that_makes_no_sense_is_refused_before_anything_runs(int code, string says, params string[] args)
         => Fails(code, says, ["plan", .. args]);

@@ -32,7 +32,7 @@ internal static class PlanCommand
         using (IDataset dataset = Datasets.Open(data, Split.Train)) pictures = dataset.Count;
         int batches = pictures / config.Run.Batch;
         if (batches == 0)
-            throw new DataException($"{data}: {pictures} pictures are fewer than one batch of {config.Run.Batch}; "
+            throw new DataException($"{data ?? "the embedded pictures"}: {pictures} pictures are fewer than one batch of {config.Run.Batch}; "
                 + $"use --batch {pictures} or less.");
         MemoryPlan plan = PretrainRun.Plan(config, device, threads, pictures);
         StepCost cost = StepCost.Of(config);

@@ -78,8 +78,10 @@ public sealed record PretrainConfig
     public RunConfig Run { get; init; } = new();
 
     /// <summary>Bytes of one batch's crops, global and local.</summary>
-    public int BatchBytes => checked(3 * Run.Batch * (Views.Global * Encoder.ImagePixels * Encoder.ImagePixels
-        + Views.Local * Views.LocalPixels * Views.LocalPixels));
+    public int BatchBytes => checked((int)(Run.Batch * PictureBytes));
+
+    /// <summary>Bytes of the crops of one picture.</summary>
+    private long PictureBytes => 3L * Views.Global * Encoder.ImagePixels * Encoder.ImagePixels + 3L * Views.Local * Views.LocalPixels * Views.LocalPixels;
 
     /// <summary>The term that predicts pixels, or −1: the one that pictures of reconstructions show.</summary>
     internal int PixelTerm => Array.FindIndex(Terms, t => t.Target is PixelTarget);
@@ -151,6 +153,8 @@ public sealed record PretrainConfig
             $"views.global is {Views.Global}, but orb and sift keypoints are marked on one crop of each picture; use 1, or type fast.");
         Teacher?.Validate(Terms);
         Require(Run.Batch > 0, $"run.batch is {Run.Batch}; it must be positive.");
+        Require(Run.Batch * PictureBytes <= int.MaxValue, $"run.batch is {Run.Batch}: its crops are {Run.Batch * PictureBytes:N0} bytes, and a batch holds "
+            + $"{int.MaxValue:N0}; use {int.MaxValue / Math.Max(1, PictureBytes)} or less, and run.accumulate for more pictures an update.");
         Require(Run.Accumulate > 0, $"run.accumulate is {Run.Accumulate}; 1 means no accumulation.");
         Require(Run.Epochs > 0 || Run.Steps > 0, $"run.epochs is {Run.Epochs} and run.steps is {Run.Steps}; one must be positive.");
         Require(Run.Steps >= 0, $"run.steps is {Run.Steps}; 0 means as many as run.epochs make.");

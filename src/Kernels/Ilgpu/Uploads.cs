@@ -7,7 +7,7 @@ namespace MimEngine.Kernels.Ilgpu;
 
 internal sealed partial class IlgpuBackend : IUploadDevice
 {
-    private readonly PageLockedArray1D<byte>?[] _hostBlocks = new PageLockedArray1D<byte>?[UploadRing.Slots];
+    private readonly HostBlock?[] _hostBlocks = new HostBlock?[UploadRing.Slots];
     private readonly DeviceStorage?[] _deviceBlocks = new DeviceStorage?[UploadRing.LargeSlots];
     private readonly AcceleratorStream? _copies;
     private readonly CudaMarks? _marks;
@@ -17,7 +17,7 @@ internal sealed partial class IlgpuBackend : IUploadDevice
     /// CUDA and the simulator stage uploads. OpenCL does not: ILGPU copies a whole host block there, whatever part of it was asked for, and has
     /// no marks.
     /// </summary>
-    private static bool Stages(Accelerator accelerator) => accelerator is CPUAccelerator or CudaAccelerator { Device.SupportsMappingHostMemory: true };
+    private static bool Stages(Accelerator accelerator) => accelerator is CPUAccelerator or CudaAccelerator;
 
     public override void Upload(Tensor destination, ReadOnlySpan<byte> source)
     {
@@ -45,16 +45,16 @@ internal sealed partial class IlgpuBackend : IUploadDevice
 
     Span<byte> IUploadDevice.Host(int slot, int bytes)
     {
-        if (_hostBlocks[slot] is { } there && there.Length >= bytes) return there.Span;
+        if (_hostBlocks[slot] is { } there && there.Bytes >= bytes) return there.Span;
         Synchronize();
         GiveBack(_hostBlocks[slot]);
         _hostBlocks[slot] = null;
         try
         {
             Call();
-            _hostBlocks[slot] = _accelerator.AllocatePageLocked1D<byte>(Math.Max(bytes, 1 << 12), uninitialized: true);
+            _hostBlocks[slot] = new HostBlock(_accelerator, Math.Max(bytes, 1 << 12));
         }
-        catch (AcceleratorException e) when (OutOfMemory(e))
+        catch (Exception e) when (OutOfMemory(e))
         {
             throw new DeviceMemoryException($"device '{Name}': {bytes:N0} bytes of page-locked host memory were asked for, and the system refused them "
                 + $"({IlgpuProvider.OneLine(e)}). A smaller batch needs less.", e);
@@ -72,7 +72,7 @@ internal sealed partial class IlgpuBackend : IUploadDevice
     void IUploadDevice.Send(int slot, int bytes)
     {
         Call();
-        _deviceBlocks[slot]!.View.SubView(0, bytes).CopyFrom(_copies!, _hostBlocks[slot]!.ArrayView.SubView(0, bytes));
+        _deviceBlocks[slot]!.View.SubView(0, bytes).CopyFrom(_copies!, _hostBlocks[slot]!.View.SubView(0, bytes));
     }
 
     void IUploadDevice.Place(int slot, Tensor destination, long offset, int bytes)
@@ -84,7 +84,7 @@ internal sealed partial class IlgpuBackend : IUploadDevice
     void IUploadDevice.Put(int slot, Tensor destination, long offset, int bytes)
     {
         Call();
-        Bytes(destination).SubView(offset, bytes).CopyFrom(_accelerator.DefaultStream, _hostBlocks[slot]!.ArrayView.SubView(0, bytes));
+        Bytes(destination).SubView(offset, bytes).CopyFrom(_accelerator.DefaultStream, _hostBlocks[slot]!.View.SubView(0, bytes));
     }
 
     void IUploadDevice.Mark(DeviceQueue queue, int mark) => _marks?.Set(mark, Stream(queue));
@@ -109,7 +109,7 @@ internal sealed partial class IlgpuBackend : IUploadDevice
     private void FreeStaging()
     {
         foreach (DeviceStorage? block in _deviceBlocks) block?.Dispose();
-        foreach (PageLockedArray1D<byte>? block in _hostBlocks) GiveBack(block);
+        foreach (HostBlock? block in _hostBlocks) GiveBack(block);
         GiveBack(_marks);
         GiveBack(_copies);
     }
