@@ -57,7 +57,7 @@ public sealed unsafe partial class CpuBackend
 
     /// <summary>One row is one chunk of the cut.</summary>
     private readonly struct AttentionForwardChunks<TV, TE>(AttentionCut cut, void* y, float* lse, void* qkv, float* bias, Desks desks,
-        BandRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
+        AttentionRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         /// <summary>Zeros; k, v; a panel of qᵀ, of scores and of outputs; an odd query's scores; the head's bias transposed.</summary>
         public static long Floats(in AttentionCut cut) => AttentionCut.ChunkFloats(cut.Panel + cut.DepthStride
@@ -91,7 +91,7 @@ public sealed unsafe partial class CpuBackend
                     HeadRows<TV>.Transpose<TE>(across, panel, TE.At(q, (nint)i * row), row, queries, depth);
                     tiles.Sums(scores, panel, keys, keyRow, 1, across, panel, tokens, vectors, depth, accumulate: false);
                     for (int at = 0; at < queries; at += TV.Count)
-                        Softmax<TV>(cut, scores + at, null, bias == null ? null : lines + i + at, inverse + at, lseRows + i + at, queries - at);
+                        Softmax<TV>(cut, emitted, scores + at, null, bias == null ? null : lines + i + at, inverse + at, lseRows + i + at, queries - at);
                     Outputs(tiles, TE.At(result, (nint)i * width), scores, 1, panel, values, valueRow, queries, inverse, outputs);
                 }
                 for (int i = cut.Whole; i < tokens; i++)
@@ -137,11 +137,35 @@ public sealed unsafe partial class CpuBackend
     /// One vector of queries, all keys: scores become exp(logit − max), not yet divided by their sum; 1/sum goes to <paramref name="inverse"/>,
     /// ln Σ exp(logit) to the first <paramref name="queries"/> of <paramref name="lse"/>.
     /// </summary>
-    /// <param name="pairs">Where pairs of neighbouring keys go, rounded, instead; or null.</param>
+    /// <param name="pairs">Where pairs of neighbouring keys go, rounded, if the routines are those of pairs. The scores are lost then.</param>
     /// <param name="line">The bias, transposed, or null.</param>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void Softmax<TV>(in AttentionCut cut, float* scores, uint* pairs, float* line, float* inverse, float* lse, int queries)
-        where TV : struct, ILanes<TV>
+    private static void Softmax<TV>(in AttentionCut cut, AttentionRoutines? routines, float* scores, uint* pairs, float* line, float* inverse, float* lse,
+        int queries) where TV : struct, ILanes<TV>
+    {
+        float* found = stackalloc float[2 * 16];
+        if (routines != null && line == null)
+        {
+            var column = new SlopeColumn
+            {
+                S = scores, Row = cut.Panel * sizeof(float), Keys = cut.Tokens, Scale = cut.BinaryScale, First = found, Second = found + 16,
+                Pairs = pairs, PairRow = cut.Panel * sizeof(uint),
+            };
+            routines.Softmax(&column);
+        }
+        else
+        {
+            Exponentials<TV>(cut, scores, line, found);
+            if (pairs != null) AttentionPairs.PairUp(pairs, cut.Panel, scores, cut.Tokens, cut.Panel);
+        }
+        TV sum = TV.Load(found + 16);
+        (TV.All(1f) / sum).Store(inverse);
+        Lines<TV>.Store(TV.Load(found) * TV.All(AttentionCut.Ln2) + TV.Log(sum), lse, queries);
+    }
+
+    /// <summary>Scores become exp(logit − max); the largest logit and the sum come in units of ln 2, 16 numbers apart.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Exponentials<TV>(in AttentionCut cut, float* scores, float* line, float* found) where TV : struct, ILanes<TV>
     {
         int n = cut.Tokens, panel = cut.Panel, all = cut.AllQueries;
         TV scale = TV.All(cut.BinaryScale), units = TV.All(AttentionCut.Log2E);
@@ -173,38 +197,27 @@ public sealed unsafe partial class CpuBackend
         for (; k < n - 1; k += 2, s += 2 * panel)
         {
             TV a = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s), low)), b = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s + panel), low));
+            a.Store(s);
+            b.Store(s + panel);
             s0 += a;
             s1 += b;
-            if (pairs == null)
-            {
-                a.Store(s);
-                b.Store(s + panel);
-                continue;
-            }
-            AttentionPairs.Store(a, b, pairs);
-            pairs += panel;
         }
         if (k < n)
         {
             TV a = VectorMath.Exp2(TV.MulAdd(scale, TV.Load(s), low));
+            a.Store(s);
             s0 += a;
-            if (pairs == null) a.Store(s);
-            else AttentionPairs.Store(a, TV.Zero, pairs);
         }
-        TV sum = s0 + s1;
-        (TV.All(1f) / sum).Store(inverse);
-        float* largest = stackalloc float[16], total = stackalloc float[16];
-        m0.Store(largest);
-        sum.Store(total);
-        for (int i = 0; i < Math.Min(queries, TV.Count); i++) lse[i] = largest[i] * AttentionCut.Ln2 + MathF.Log(total[i]);
+        m0.Store(found);
+        (s0 + s1).Store(found + 16);
     }
 
     /// <summary>The routines for attention in float32, or null.</summary>
-    private BandRoutines? BandsOf<TV>() where TV : struct, ILanes<TV> => TV.Count == 16 && _emits && !_dry ? BandRoutines.Floats : null;
+    private AttentionRoutines? BandsOf<TV>() where TV : struct, ILanes<TV> => TV.Count == 16 && _emits && !_dry ? AttentionRoutines.Floats : null;
 
     /// <summary>The routines for attention in bfloat16 pairs: bfloat16 storage and products, whole pairs along the depth; else null.</summary>
-    private BandRoutines? PairsOf<TV>(DType dtype, in AttentionCut cut) where TV : struct, ILanes<TV>
-        => dtype == DType.BF16 && _bf16 != null && TV.Count == 16 && cut.Depth % 2 == 0 ? BandRoutines.Pairs : null;
+    private AttentionRoutines? PairsOf<TV>(DType dtype, in AttentionCut cut) where TV : struct, ILanes<TV>
+        => dtype == DType.BF16 && _bf16 != null && TV.Count == 16 && cut.Depth % 2 == 0 ? AttentionRoutines.Pairs : null;
 
     public override void RelativePositionBiasForward(Tensor bias, Tensor table, int grid)
         => _rows.For(table.Shape.D1, 1, new RelativeBiasHeads(bias.F32, table.F32, null, accumulate: false, table.Shape.D1, grid));

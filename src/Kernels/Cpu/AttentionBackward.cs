@@ -55,7 +55,7 @@ public sealed unsafe partial class CpuBackend
 
     /// <summary>One row is one chunk of the cut.</summary>
     private readonly struct AttentionBackwardChunks<TV, TE>(AttentionCut cut, void* dqkv, bool accumulate, float* dbias, void* dy, void* y,
-        float* lse, void* qkv, float* bias, Desks desks, BandRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
+        float* lse, void* qkv, float* bias, Desks desks, AttentionRoutines? emitted) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         /// <summary>
         /// Zeros, δ; k, v, q, dy; sums; a panel of qᵀ, dyᵀ; p, ds of a block; an odd query's; the head's bias transposed, and the sum of ds.
@@ -103,7 +103,7 @@ public sealed unsafe partial class CpuBackend
                         tiles.Sums(pPanel, columns, keys, keyRow, 1, queriesAcross, panel, tokens, vectors, depth, accumulate: false);
                         tiles.Sums(dsPanel, columns, values, valueRow, 1, upstreamAcross, panel, tokens, vectors, depth, accumulate: false);
                         for (int at = 0; at < count; at += TV.Count)
-                            Slopes<TV>(cut, columns, pPanel + at, dsPanel + at, bias == null ? null : lines + i + at, dbias == null ? null : dlines + i + at,
+                            Slopes<TV>(cut, emitted, columns, pPanel + at, dsPanel + at, bias == null ? null : lines + i + at, dbias == null ? null : dlines + i + at,
                                 Lines<TV>.Load(lseRows + i + at, count - at), TV.Load(delta + i + at), b > from);
                         queries = i + count - i0;
                     }
@@ -163,11 +163,23 @@ public sealed unsafe partial class CpuBackend
     /// One vector of queries, all keys: scores become p = exp(logit − lse), dp becomes ds = p·(dp − δ). The bias and the sum of ds are transposed.
     /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void Slopes<TV>(in AttentionCut cut, int stride, float* s, float* dp, float* line, float* dline, TV lse, TV delta, bool add)
-        where TV : struct, ILanes<TV>
+    private static void Slopes<TV>(in AttentionCut cut, AttentionRoutines? routines, int stride, float* s, float* dp, float* line, float* dline, TV lse,
+        TV delta, bool add) where TV : struct, ILanes<TV>
     {
         int n = cut.Tokens;
         TV scale = TV.All(cut.BinaryScale), units = TV.All(AttentionCut.Log2E), low = TV.Zero - lse * units;
+        if (routines != null && line == null && dline == null)
+        {
+            float* given = stackalloc float[2 * 16];
+            low.Store(given);
+            delta.Store(given + 16);
+            var column = new SlopeColumn
+            {
+                S = s, Dp = dp, Row = stride * sizeof(float), Keys = n, Scale = cut.BinaryScale, First = given, Second = given + 16,
+            };
+            routines.Slopes(&column);
+            return;
+        }
         for (int j = 0; j < n; j++, s += stride, dp += stride)
         {
             TV logit = TV.MulAdd(scale, TV.Load(s), line == null ? low : TV.MulAdd(units, TV.Load(line + (nint)j * cut.AllQueries), low));

@@ -8,7 +8,7 @@ public sealed unsafe partial class CpuBackend
 {
     /// <summary>One row is one chunk of the cut.</summary>
     private readonly struct AttentionBackwardPairs(AttentionCut cut, ushort* dqkv, bool accumulate, float* dbias, ushort* dy, ushort* y, float* lse,
-        ushort* qkv, float* bias, Desks desks, BandRoutines dots) : IRowKernel
+        ushort* qkv, float* bias, Desks desks, AttentionRoutines dots) : IRowKernel
     {
         private const int Lanes = 16;
 
@@ -111,40 +111,26 @@ public sealed unsafe partial class CpuBackend
         /// <summary>
         /// One vector of queries, all keys, as <see cref="Slopes"/>; but p and ds leave rounded, in rows of keys, and ds in pairs of keys too.
         /// </summary>
-        [MethodImpl(MethodImplOptions.NoInlining)]
         private void PairedSlopes(float* s, float* dp, float* line, float* dline, Lanes16 lse, Lanes16 delta, bool add, ushort* p, ushort* ds, uint* dsAcross)
         {
-            int tokens = cut.Tokens, panel = cut.Panel, columns = cut.BlockLine, all = cut.AllQueries;
-            Lanes16 scale = Lanes16.All(cut.BinaryScale), units = Lanes16.All(AttentionCut.Log2E), low = Lanes16.Zero - lse * units;
-            int j = 0;
-            for (; j < tokens - 1; j += 2, dsAcross += columns)
+            int panel = cut.Panel, columns = cut.BlockLine;
+            if (line != null || dline != null)
             {
-                Vector512<float> even = One(), odd = One();
-                AttentionPairs.Store(even, odd, ds, ds + columns, dsAcross);
-                ds += 2 * columns;
+                Slopes(cut, null, panel, s, dp, line, dline, lse, delta, add);
+                AttentionPairs.Round(p, columns, s, cut.Tokens, panel);
+                AttentionPairs.Round(ds, columns, dp, cut.Tokens, panel);
+                AttentionPairs.PairUp(dsAcross, columns, dp, cut.Tokens, panel);
+                return;
             }
-            if (j == tokens) return;
-            Vector512<float> single = One();
-            AttentionPairs.Store(single, ds);
-            AttentionPairs.Store(new Lanes16(single), Lanes16.Zero, dsAcross);
-
-            [MethodImpl(MethodImplOptions.AggressiveInlining)]
-            Vector512<float> One()
+            float* given = stackalloc float[2 * Lanes];
+            (Lanes16.Zero - lse * Lanes16.All(AttentionCut.Log2E)).Store(given);
+            delta.Store(given + Lanes);
+            var column = new SlopeColumn
             {
-                Lanes16 logit = Lanes16.MulAdd(scale, Lanes16.Load(s), line == null ? low : Lanes16.MulAdd(units, Lanes16.Load(line), low));
-                Lanes16 e = VectorMath.Exp2(logit), slope = e * (Lanes16.Load(dp) - delta);
-                AttentionPairs.Store(e.V, p);
-                if (line != null) line += all;
-                if (dline != null)
-                {
-                    (add ? slope + Lanes16.Load(dline) : slope).Store(dline);
-                    dline += all;
-                }
-                s += panel;
-                dp += panel;
-                p += columns;
-                return slope.V;
-            }
+                S = s, Dp = dp, Row = panel * sizeof(float), Keys = cut.Tokens, Scale = cut.BinaryScale, First = given, Second = given + Lanes,
+                P = p, Ds = ds, HalfRow = columns * sizeof(ushort), Pairs = dsAcross, PairRow = columns * sizeof(uint),
+            };
+            dots.Slopes(&column);
         }
 
         /// <summary>scale·(a·b) into one head's columns of dqkv, in parts whose sums gather in scratch until the last.</summary>

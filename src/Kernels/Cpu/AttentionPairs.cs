@@ -12,8 +12,6 @@ namespace MimEngine.Kernels.Cpu;
 /// </summary>
 internal static unsafe class AttentionPairs
 {
-    private static readonly Vector512<uint> s_upper = Vector512.Create(0xFFFF_0000u);
-
     /// <summary>to[r, d]: pairs (from[2r, d], from[2r + 1, d]) of all columns, in whole vectors; a row that is not there is zeros.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     public static void Interleave(float* to, int stride, ushort* from, int row, int rows, int depth)
@@ -39,24 +37,21 @@ internal static unsafe class AttentionPairs
         }
     }
 
-    /// <summary>Both rounded to bfloat16, the first low.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Store<TV>(TV a, TV b, uint* to) where TV : struct, ILanes<TV>
-        => (Rounded(Vector(a)) >> 16 | (Rounded(Vector(b)) & s_upper)).Store(to);
-
-    /// <summary>Both rounded to bfloat16: each by itself, and as pairs, the first low.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Store(Vector512<float> a, Vector512<float> b, ushort* first, ushort* second, uint* pairs)
+    /// <summary>Pairs of neighbouring keys of one vector of queries.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static void PairUp(uint* to, int toRow, float* rows, int keys, int row)
     {
-        Vector512<uint> x = Rounded(a) >> 16, y = Rounded(b);
-        (x | (y & s_upper)).Store(pairs);
-        Avx512F.ConvertToVector256UInt16(x).Store(first);
-        Avx512F.ConvertToVector256UInt16(y >> 16).Store(second);
+        Vector512<uint> upper = Vector512.Create(0xFFFF_0000u);
+        for (int j = 0; j < keys; j += 2, to += toRow, rows += 2 * row)
+            (Rounded(Vector512.Load(rows)) >> 16 | (j + 1 < keys ? Rounded(Vector512.Load(rows + row)) & upper : default)).Store(to);
     }
 
-    /// <summary>Rounded to bfloat16.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Store(Vector512<float> a, ushort* to) => Avx512F.ConvertToVector256UInt16(Rounded(a) >> 16).Store(to);
+    /// <summary>One vector of queries of every key, rounded.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static void Round(ushort* to, int toRow, float* rows, int keys, int row)
+    {
+        for (int j = 0; j < keys; j++, to += toRow, rows += row) Store(Vector512.Load(rows), to);
+    }
 
     /// <summary>A line of numbers, and zeros up to a whole vector.</summary>
     public static void Round(float* line, ushort* to, int n)
@@ -65,7 +60,7 @@ internal static unsafe class AttentionPairs
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> Vector<TV>(TV v) where TV : struct, ILanes<TV> => Unsafe.BitCast<TV, Lanes16>(v).V;
+    private static void Store(Vector512<float> a, ushort* to) => Avx512F.ConvertToVector256UInt16(Rounded(a) >> 16).Store(to);
 
     // Numbers out of the softmax of bfloat16 operands: a NaN among them has no low bits that rounding could carry into its sign.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -79,7 +74,7 @@ internal static unsafe class AttentionPairs
 public sealed unsafe partial class CpuBackend
 {
     /// <summary>One row is one chunk of the cut.</summary>
-    private readonly struct AttentionForwardPairs(AttentionCut cut, ushort* y, float* lse, ushort* qkv, float* bias, Desks desks, BandRoutines dots)
+    private readonly struct AttentionForwardPairs(AttentionCut cut, ushort* y, float* lse, ushort* qkv, float* bias, Desks desks, AttentionRoutines dots)
         : IRowKernel
     {
         private const int Lanes = 16;
@@ -116,7 +111,7 @@ public sealed unsafe partial class CpuBackend
                     HeadRows<Lanes16>.Transpose<F32Element>(across, panel, q + (nint)i * row, row / 2, queries, half);
                     tiles.Sums(scores, panel, (float*)(q + width), row / 2, 1, across, panel, tokens, vectors, half, accumulate: false);
                     for (int at = 0; at < queries; at += Lanes)
-                        Softmax<Lanes16>(cut, scores + at, (uint*)pairs + at, bias == null ? null : lines + i + at, inverse + at, lseRows + i + at,
+                        Softmax<Lanes16>(cut, dots, scores + at, (uint*)pairs + at, bias == null ? null : lines + i + at, inverse + at, lseRows + i + at,
                             queries - at);
                     Outputs(tiles, result + (nint)i * width, pairs, 1, panel, values, queries, inverse, outputs);
                 }

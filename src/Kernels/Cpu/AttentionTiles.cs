@@ -6,7 +6,7 @@ namespace MimEngine.Kernels.Cpu;
 /// <param name="zeros">A row of zeros, as wide as the widest product.</param>
 /// <param name="ahead">What is asked for meanwhile.</param>
 /// <param name="routines">Machine code to prefer to the JIT's, or null. With bfloat16 pairs as operands it must be that of pairs.</param>
-internal readonly unsafe struct AttentionTiles<TV>(float* zeros, AttentionAhead* ahead, BandRoutines? routines) where TV : struct, ILanes<TV>
+internal readonly unsafe struct AttentionTiles<TV>(float* zeros, AttentionAhead* ahead, AttentionRoutines? routines) where TV : struct, ILanes<TV>
 {
     /// <summary>c (rows, vectors) = a·b (+ c), raw sums. All strides as <see cref="Band"/> says.</summary>
     public void Sums(float* c, int cRow, float* a, int aRow, int aStep, float* b, int bRow, int rows, int vectors, int length, bool accumulate)

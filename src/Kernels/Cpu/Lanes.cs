@@ -48,6 +48,9 @@ internal unsafe interface ILanes<TSelf> where TSelf : struct, ILanes<TSelf>
     static abstract TSelf Abs(TSelf a);
     static abstract TSelf Sqrt(TSelf a);
 
+    /// <summary>ln a, by the runtime's own functions.</summary>
+    static abstract TSelf Log(TSelf a);
+
     /// <summary>1/a for a in [1, 1e30], relative error below 1.3e-7; what is larger counts as 1e30, NaN stays.</summary>
     static abstract TSelf Reciprocal(TSelf a);
 
@@ -159,6 +162,8 @@ internal readonly unsafe struct Lanes16(Vector512<float> v) : ILanes<Lanes16>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Sqrt(Lanes16 a) => new(Vector512.Sqrt(a.V));
+
+    public static Lanes16 Log(Lanes16 a) => new(Vector512.Log(a.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes16 Reciprocal(Lanes16 a)
@@ -283,6 +288,8 @@ internal readonly unsafe struct Lanes8(Vector256<float> v) : ILanes<Lanes8>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Sqrt(Lanes8 a) => new(Vector256.Sqrt(a.V));
 
+    public static Lanes8 Log(Lanes8 a) => new(Vector256.Log(a.V));
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes8 Reciprocal(Lanes8 a) => All(1f) / Min(All(1e30f), a);
 
@@ -392,6 +399,8 @@ internal readonly unsafe struct Lanes1(float v) : ILanes<Lanes1>
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Sqrt(Lanes1 a) => new(MathF.Sqrt(a.V));
+
+    public static Lanes1 Log(Lanes1 a) => new(MathF.Log(a.V));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lanes1 Reciprocal(Lanes1 a) => All(1f) / Min(All(1e30f), a);

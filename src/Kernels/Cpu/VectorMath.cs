@@ -48,6 +48,11 @@ internal static class VectorMath
         return TV.Scale(TV.MulAdd(p, r * r, r + one), n);
     }
 
+    private const float Exp2Term1 = 0.693147182f, Exp2Term2 = 0.240223497f, Exp2Term3 = 5.55038117e-2f, Exp2Term4 = 9.66636837e-3f, Exp2Term5 = 1.33813021e-3f;
+
+    /// <summary>The coefficients of <see cref="Exp2"/>'s polynomial, the highest first, for code that is not compiled from it.</summary>
+    public static ReadOnlySpan<float> Exp2Terms => [Exp2Term5, Exp2Term4, Exp2Term3, Exp2Term2, Exp2Term1];
+
     /// <summary>2^x for x ≤ 126, relative error below 4e-7; below −126 anything from 0 to 2^−126. NaN stays.</summary>
     /// <remarks>Half the work of <see cref="Exp"/>: the softmax of attention counts its logits in units of ln 2.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -55,10 +60,10 @@ internal static class VectorMath
     {
         // x = n + f with |f| ≤ ½, exactly; 2^f = 1 + f·P(f), P of degree 4: 2e-7 before rounding.
         TV n = TV.Round(x), f = x - n;
-        TV p = TV.MulAdd(TV.All(1.33813021e-3f), f, TV.All(9.66636837e-3f));
-        p = TV.MulAdd(p, f, TV.All(5.55038117e-2f));
-        p = TV.MulAdd(p, f, TV.All(0.240223497f));
-        p = TV.MulAdd(p, f, TV.All(0.693147182f));
+        TV p = TV.MulAdd(TV.All(Exp2Term5), f, TV.All(Exp2Term4));
+        p = TV.MulAdd(p, f, TV.All(Exp2Term3));
+        p = TV.MulAdd(p, f, TV.All(Exp2Term2));
+        p = TV.MulAdd(p, f, TV.All(Exp2Term1));
         return TV.Scale(TV.MulAdd(p, f, TV.All(1f)), n);
     }
 

@@ -1,16 +1,18 @@
 namespace MimEngine.Kernels.Cpu.Emitted;
 
 /// <summary>
-/// The emitted tiles of <see cref="BandCode"/>, those of float32 (<see cref="Floats"/>) or of bfloat16 pairs (<see cref="Pairs"/>), assembled at first
-/// use. Absent where <see cref="TileRoutines"/> or <see cref="Bf16Routines"/> are.
+/// What is emitted for attention (<see cref="BandCode"/>, <see cref="SlopeCode"/>), for float32 (<see cref="Floats"/>) or for bfloat16 pairs
+/// (<see cref="Pairs"/>), assembled at first use. Absent where <see cref="TileRoutines"/> or <see cref="Bf16Routines"/> are.
 /// </summary>
-internal sealed unsafe class BandRoutines
+internal sealed unsafe class AttentionRoutines
 {
     private const int MostRows = 8;
     private readonly bool _pairs;
     private readonly nint[] _at = new nint[2 * (BandCode.Vectors + 1) * (MostRows + 1)];
 
-    private BandRoutines(bool pairs)
+    private readonly nint _softmax, _slopes;
+
+    private AttentionRoutines(bool pairs)
     {
         _pairs = pairs;
         var code = new CodeBuffer(128 << 10);
@@ -21,20 +23,22 @@ internal sealed unsafe class BandRoutines
                 _at[Place(rows, v, scaled: false)] = code.Add(BandCode.Tiles(rows, v, pairs, BandCode.Form.Raw));
                 _at[Place(rows, v, scaled: true)] = code.Add(BandCode.Tiles(rows, v, pairs, scaled));
             }
+        _softmax = code.Add(SlopeCode.Softmax(pairs));
+        _slopes = code.Add(SlopeCode.Slopes(pairs));
         code.Seal();
     }
 
-    public static BandRoutines? Floats => s_floats.Value;
-    public static BandRoutines? Pairs => s_pairs.Value;
+    public static AttentionRoutines? Floats => s_floats.Value;
+    public static AttentionRoutines? Pairs => s_pairs.Value;
 
-    private static readonly Lazy<BandRoutines?> s_floats = new(() => TileRoutines.Instance != null ? TryNew(pairs: false) : null);
-    private static readonly Lazy<BandRoutines?> s_pairs = new(() => Bf16Routines.Of(Bf16Unit.Dot) != null ? TryNew(pairs: true) : null);
+    private static readonly Lazy<AttentionRoutines?> s_floats = new(() => TileRoutines.Instance != null ? TryNew(pairs: false) : null);
+    private static readonly Lazy<AttentionRoutines?> s_pairs = new(() => Bf16Routines.Of(Bf16Unit.Dot) != null ? TryNew(pairs: true) : null);
 
-    private static BandRoutines? TryNew(bool pairs)
+    private static AttentionRoutines? TryNew(bool pairs)
     {
         try
         {
-            return new BandRoutines(pairs);
+            return new AttentionRoutines(pairs);
         }
         catch (PlatformNotSupportedException)
         {
@@ -58,4 +62,10 @@ internal sealed unsafe class BandRoutines
         band.C = (byte*)band.C + done * band.CRow * (scaled && _pairs ? sizeof(ushort) : sizeof(float));
         ((delegate* unmanaged[SuppressGCTransition]<Band*, void>)_at[Place(rest, vectors, scaled)])(&band);   // the scales have moved on by themselves
     }
+
+    /// <summary>Scores become exponentials; of pairs these go to Pairs only.</summary>
+    public void Softmax(SlopeColumn* column) => ((delegate* unmanaged[SuppressGCTransition]<SlopeColumn*, void>)_softmax)(column);
+
+    /// <summary>Scores become probabilities and dp their slopes; of pairs these go to P, Ds and Pairs only.</summary>
+    public void Slopes(SlopeColumn* column) => ((delegate* unmanaged[SuppressGCTransition]<SlopeColumn*, void>)_slopes)(column);
 }
