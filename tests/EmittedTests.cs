@@ -37,15 +37,17 @@ public class EmittedTests
             {
                 Tensor x = Some(cpu, 1, rows, ins), w = Some(cpu, 2, outs, ins), b = Some(cpu, 3, outs), dy = Some(cpu, 4, rows, outs),
                     y = Some(cpu, 5, rows, outs), dx = Some(cpu, 6, rows, ins), dw = Some(cpu, 7, outs, ins), db = Some(cpu, 8, outs),
-                    onlyDb = Some(cpu, 8, outs);
+                    onlyDb = Some(cpu, 8, outs), h = Some(cpu, 5, rows, outs), gelu = Some(cpu, 5, rows, outs), sloped = Some(cpu, 5, rows, ins);
                 cpu.LinearForward(y, x, w, b);
+                cpu.LinearGeluForward(gelu, h, x, w, b);
+                cpu.LinearGeluBackward(sloped, dy, w, x);
                 Grad Into(Tensor t) => accumulate ? Grad.Add(t) : Grad.Write(t);
                 cpu.LinearBackward(Into(dx), Into(dw), Into(db), dy, x, w);
                 cpu.LinearBackward(Grad.None, Grad.None, Into(onlyDb), dy, x, w);
-                results.Add([.. new[] { y, dx, dw, db, onlyDb }.Select(t => t.Host<float>().ToArray())]);
-                foreach (Tensor t in new[] { x, w, b, dy, y, dx, dw, db, onlyDb }) t.Storage.Dispose();
+                results.Add([.. new[] { y, dx, dw, db, onlyDb, h, gelu, sloped }.Select(t => t.Host<float>().ToArray())]);
+                foreach (Tensor t in new[] { x, w, b, dy, y, dx, dw, db, onlyDb, h, gelu, sloped }) t.Storage.Dispose();
             }
-            string[] names = ["y", "dx", "dw", "db", "db alone"];
+            string[] names = ["y", "dx", "dw", "db", "db alone", "h", "its GELU", "dx with GELU's slope"];
             for (int i = 0; i < names.Length; i++)
                 Assert.That(results[0][i].AsSpan().SequenceEqual(results[1][i]), $"{names[i]} of {rows} × {outs} × {ins}");
             Assert.That(results[0][3], Is.EqualTo(results[0][4]), "the bias gradient with and without the weight's");
@@ -181,10 +183,11 @@ public class EmittedTests
         using CpuBackend one = new(1, precision: Precision.BF16, bf16: unit), three = new(3, precision: Precision.BF16, bf16: unit);
         foreach ((int rows, int outs, int ins) in s_shapes.Concat([(1, 1, 2), (33, 31, 65), (100, 200, 1030), (96, 96, 3072), (40, 112, 1601), (513, 400, 96)]))
         {
-            Tensor[] plain = Mixed(one, rows, outs, ins, false, false, false);
+            Tensor[] plain = Mixed(one, rows, outs, ins, false, false, false, unit != Bf16Unit.Float32);
             for (int mix = 0; mix < 8; mix++)
             {
-                Tensor[] got = Mixed(mix % 2 == 0 ? one : three, rows, outs, ins, (mix & 1) != 0, (mix & 2) != 0, (mix & 4) != 0);
+                Tensor[] got = Mixed(mix % 2 == 0 ? one : three, rows, outs, ins, (mix & 1) != 0, (mix & 2) != 0, (mix & 4) != 0,
+                    unit != Bf16Unit.Float32);
                 for (int i = 0; i < got.Length; i++)
                 {
                     float[] want = plain[i].Host<float>().ToArray();
@@ -198,18 +201,23 @@ public class EmittedTests
         }
     }
 
-    /// <summary>y, h, the sum with a residual, dx, dw and db of operands that bfloat16 holds exactly, stored as asked: x and dx, w, y and dy.</summary>
-    private static Tensor[] Mixed(CpuBackend cpu, int rows, int outs, int ins, bool halfX, bool halfW, bool halfY)
+    /// <summary>
+    /// y, h and its GELU, the sum with a residual, dx, dx with GELU's slope of x, dw and db of operands that bfloat16 holds exactly, stored as asked: x and
+    /// what has its shape, w, y and dy.
+    /// </summary>
+    private static Tensor[] Mixed(CpuBackend cpu, int rows, int outs, int ins, bool halfX, bool halfW, bool halfY, bool slopes)
     {
         Tensor x = Stored(cpu, 1, rows, ins, halfX), w = Stored(cpu, 2, outs, ins, halfW), dy = Stored(cpu, 4, rows, outs, halfY), b = Some(cpu, 3, outs),
             residual = Some(cpu, 5, rows, outs), y = Stored(cpu, 6, rows, outs, halfY), gelu = Stored(cpu, 6, rows, outs, halfY), h = Stored(cpu, 6, rows, outs, halfY),
-            sum = Some(cpu, 6, rows, outs), dx = Stored(cpu, 6, rows, ins, halfX), dw = Some(cpu, 6, outs, ins), db = Some(cpu, 6, outs);
+            sum = Some(cpu, 6, rows, outs), dx = Stored(cpu, 6, rows, ins, halfX), dw = Some(cpu, 6, outs, ins), db = Some(cpu, 6, outs),
+            sloped = Stored(cpu, 6, rows, ins, halfX);
         cpu.LinearForward(y, x, w, b);
+        if (slopes) cpu.LinearGeluBackward(sloped, dy, w, x);   // else in two steps, which round twice
         cpu.LinearGeluForward(gelu, h, x, w, b);
         cpu.LinearResidualForward(sum, x, w, b, residual, null, null);
         cpu.LinearBackward(Grad.Write(dx), Grad.Write(dw), Grad.Write(db), dy, x, w);
-        foreach (Tensor t in new[] { x, w, dy, b, residual, gelu }) t.Storage.Dispose();
-        return [y, h, sum, dx, dw, db];
+        foreach (Tensor t in new[] { x, w, dy, b, residual }) t.Storage.Dispose();
+        return [y, h, gelu, sum, dx, sloped, dw, db];
     }
 
     private static Tensor Stored(CpuBackend cpu, uint name, int rows, int cols, bool half)

@@ -22,7 +22,7 @@ internal static unsafe class GeluPieces
     /// <summary>Added to a number it leaves a multiple of <see cref="Width"/>, whose number of widths is in the lowest bits.</summary>
     public const float Rounder = 1.5f * (1 << 23) * Width;
 
-    /// <summary>Coefficients of rising powers, 32 each, one piece after the other.</summary>
+    /// <summary>Coefficients of rising powers, 32 each, one piece after the other; then End, Rounder, 1 and the bits of a magnitude, for emitted code.</summary>
     public static readonly float* Gelu = Table(GeluTerms, a => a * Upper(a)), Slope = Table(SlopeTerms, a => Upper(a) - a * Density(a));
 
     /// <summary>
@@ -31,7 +31,7 @@ internal static unsafe class GeluPieces
     /// </summary>
     private static float* Table(int terms, Func<double, double> curve)
     {
-        float* table = (float*)NativeMemory.AlignedAlloc((nuint)(terms * Pieces * sizeof(float)), 64);   // as long as the process runs
+        float* table = (float*)NativeMemory.AlignedAlloc((nuint)((terms * Pieces + 4) * sizeof(float)), 64);   // as long as the process runs
         for (int piece = 0; piece < Pieces; piece++)
         {
             double middle = piece * Width, low = piece == 0 ? 0 : -Width / 2, high = piece == Pieces - 1 ? 0 : Width / 2;
@@ -51,6 +51,7 @@ internal static unsafe class GeluPieces
             }
             for (int d = 0; d < terms; d++) table[d * Pieces + piece] = d < fixedTerms ? 0f : (float)sum[d - fixedTerms];
         }
+        new Span<float>([End, Rounder, 1f, BitConverter.Int32BitsToSingle(int.MaxValue)]).CopyTo(new Span<float>(table + terms * Pieces, 4));
         return table;
     }
 

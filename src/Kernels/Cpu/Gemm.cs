@@ -211,6 +211,7 @@ public sealed unsafe partial class CpuBackend
             new Span<float>(zeros, 3 * 16).Clear();
             Tile t = default;
             bool apart = p.Finish == Finish.Residual;
+            bool curves = p.Finish is Finish.Gelu or Finish.Slope && TV.Count == 16 && p.Emitted != null && p.Block >= p.K && !p.Accumulate;
             (t.ARow, t.AStep, t.BRow, t.CRow) = (p.K, 1, width, apart ? width : p.N);
             for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
             {
@@ -238,22 +239,29 @@ public sealed unsafe partial class CpuBackend
                         t.Ahead = (byte*)(fetchesA ? t.A + (nint)tileRows * p.K : nextB);
                         nextB += shareOfB;
                         t.C = apart ? branch : c;
+                        if (curves && rows == tileRows && t.Tail == 0)
+                        {
+                            t.Beside = p.Beside + (nint)row * p.N + col;
+                            p.Emitted!.AlongCurved(&t, vectors, p.Finish == Finish.Slope);
+                            continue;
+                        }
                         MicroKernels.Run<TV>(t, rows, vectors, false, p.Emitted);
-                        if (apart) AddBranch(branch, row, rows, col, cols, starts);
-                        else if (ends && p.Finish == Finish.Gelu) TakeGelu<TV>(c, p.Beside + (nint)row * p.N + col, p.N, rows, cols);
-                        else if (ends && p.Finish == Finish.Slope) TakeSlope<TV>(c, p.Beside + (nint)row * p.N + col, p.N, rows, cols);
+                        nint ahead = Ahead(p, row, tileRows, firstRow, lastRow, panel + 1 == lastPanel, width);
+                        if (apart) AddBranch(branch, row, rows, col, cols, starts, ahead);
+                        else if (ends && p.Finish == Finish.Gelu) TakeGelu<TV>(c, p.Beside + (nint)row * p.N + col, p.N, ahead, rows, cols);
+                        else if (ends && p.Finish == Finish.Slope) TakeSlope<TV>(c, p.Beside + (nint)row * p.N + col, p.N, ahead, rows, cols);
                     }
                 }
             }
         }
 
         /// <summary>C = base + rowScale·gamma·branch; the base is the residual, or C once the first block has been added to it.</summary>
-        private void AddBranch(float* branch, int row, int rows, int col, int cols, bool starts)
+        private void AddBranch(float* branch, int row, int rows, int col, int cols, bool starts, nint ahead)
         {
             for (int r = row; r < row + rows; r++, branch += MicroKernels.Vectors * TV.Count)
             {
                 float* c = p.C + (nint)r * p.N + col, x = starts ? p.Residual + (nint)r * p.N + col : c;
-                AskBelow<TV>(x, c, p.N, cols);
+                AskAhead<TV>(x, c, ahead, cols);
                 ScaleAddRow<TV>(c, branch, x, p.Scales.Gamma == null ? null : p.Scales.Gamma + col, p.Scales.OfRow(r), cols);
             }
         }

@@ -155,7 +155,7 @@ public sealed unsafe partial class CpuBackend
             int packFrom = q.InPlace ? firstRow + (lastRow - firstRow) / tileRows * tileRows : firstRow;
             if (packFrom < lastRow) PackA(area, packedRow, packFrom, lastRow - packFrom);
             bool apart = p.Finish == Finish.Residual, sloped = p.Finish == Finish.Slope, curved = sloped || p.Finish == Finish.Gelu;
-            bool roundable = q.HalfC && q.Code.Dots != null && p.Block >= p.K && !p.Accumulate && !sloped;
+            bool roundable = q.HalfC && q.Code.Dots != null && p.Block >= p.K && !p.Accumulate;
             Tile t = default;
             (t.AStep, t.BRow) = (1, width);
             for (int panel = firstPanel; panel < lastPanel; panel++)
@@ -180,6 +180,7 @@ public sealed unsafe partial class CpuBackend
                     uint* a = inPlace ? (uint*)q.A + (nint)row * (p.K / 2) : area + (row - packFrom) * packedRow;
                     t.ARow = inPlace ? p.K / 2 : packedRow;
                     nint at = (nint)row * p.N + col;
+                    t.Beside = (ushort*)p.Beside + at;
                     for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
                     {
                         int length = Math.Min(p.Block, p.K - k);
@@ -191,18 +192,17 @@ public sealed unsafe partial class CpuBackend
                         t.C = direct ? p.C + at : rounds ? (float*)((ushort*)p.C + at) : spare;
                         t.CRow = direct || rounds ? p.N : width;
                         t.Ahead = fetchesA ? (byte*)(a + tileRows * t.ARow) + k / 2 * t.AheadStep : block == 0 ? (byte*)nextB : (byte*)t.B;
-                        q.Code.Run(&t, vectors, rounds);
+                        if (rounds && curved) q.Code.Dots!.AlongCurved(&t, vectors, sloped);
+                        else q.Code.Run(&t, vectors, rounds);
                     }
-                    if (rounds)
-                    {
-                        if (curved) TakeGelu((ushort*)p.C + at, (ushort*)p.Beside + at, p.N, n, cols);
-                    }
-                    else if (curved && q.HalfC) Curve(spare, width, at, n, cols);
+                    if (rounds) continue;
+                    nint ahead = Ahead(p, row, tileRows, firstRow, lastRow, panel + 1 == lastPanel, width);
+                    if (curved && q.HalfC) Curve(spare, width, at, ahead, n, cols);
                     else
                     {
-                        if (!direct) Put(spare, width, row, n, col, cols, apart);
-                        if (p.Finish == Finish.Gelu) TakeGelu<Lanes16>(p.C + at, p.Beside + at, p.N, n, cols);
-                        else if (p.Finish == Finish.Slope) TakeSlope<Lanes16>(p.C + at, p.Beside + at, p.N, n, cols);
+                        if (!direct) Put(spare, width, row, n, col, cols, apart, ahead);
+                        if (p.Finish == Finish.Gelu) TakeGelu<Lanes16>(p.C + at, p.Beside + at, p.N, ahead, n, cols);
+                        else if (p.Finish == Finish.Slope) TakeSlope<Lanes16>(p.C + at, p.Beside + at, p.N, ahead, n, cols);
                     }
                 }
             }
@@ -219,14 +219,14 @@ public sealed unsafe partial class CpuBackend
         }
 
         /// <summary>What a tile apart becomes in C: residual + rowScale·gamma·tile, or the tile (+ C), rounded where C is bfloat16.</summary>
-        private void Put(float* tile, int width, int row, int rows, int col, int cols, bool apart)
+        private void Put(float* tile, int width, int row, int rows, int col, int cols, bool apart, nint ahead)
         {
             for (int r = row; r < row + rows; r++, tile += width)
             {
                 nint at = (nint)r * q.P.N + col;
                 if (apart)
                 {
-                    AskBelow<Lanes16>(q.P.Residual + at, q.P.C + at, q.P.N, cols);
+                    AskAhead<Lanes16>(q.P.Residual + at, q.P.C + at, ahead, cols);
                     ScaleAddRow<Lanes16>(q.P.C + at, tile, q.P.Residual + at, q.P.Scales.Gamma == null ? null : q.P.Scales.Gamma + col,
                         q.P.Scales.OfRow(r), cols);
                 }
@@ -245,11 +245,11 @@ public sealed unsafe partial class CpuBackend
         }
 
         /// <summary>A tile apart whose results are bfloat16: C and its GELU, or the tile times GELU′ of what lies beside C.</summary>
-        private void Curve(float* tile, int width, nint at, int rows, int cols)
+        private void Curve(float* tile, int width, nint at, nint ahead, int rows, int cols)
         {
             ushort* c = (ushort*)q.P.C + at, beside = (ushort*)q.P.Beside + at;
-            if (q.P.Finish == Finish.Gelu) TakeGelu(c, beside, q.P.N, tile, width, rows, cols);
-            else TakeSlope(c, beside, q.P.N, tile, width, rows, cols);
+            if (q.P.Finish == Finish.Gelu) TakeGelu(c, beside, q.P.N, ahead, tile, width, rows, cols);
+            else TakeSlope(c, beside, q.P.N, ahead, tile, width, rows, cols);
         }
     }
 

@@ -64,6 +64,9 @@ internal unsafe struct Tile
 
     /// <summary>Where the sums of a over k go, one for each of the eight.</summary>
     public float* Sums;
+
+    /// <summary>For tiles that end with a curve (TileRoutines.AlongCurved) only: where GELU goes, or what its slope is taken of; rows CRow apart.</summary>
+    public void* Beside;
 }
 
 /// <summary>

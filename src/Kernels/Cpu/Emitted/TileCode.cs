@@ -26,13 +26,13 @@ internal static unsafe partial class TileCode
     private static readonly AssemblerRegisterYMM[] s_ymm =
     [
         ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14, ymm15,
-        ymm16, ymm17, ymm18, ymm19, ymm20, ymm21, ymm22, ymm23,
+        ymm16, ymm17, ymm18, ymm19, ymm20, ymm21, ymm22, ymm23, ymm24, ymm25, ymm26, ymm27, ymm28, ymm29, ymm30, ymm31,
     ];
 
     /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
     private readonly struct Fields
     {
-        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, AheadJump, Also, AlsoStep, CopyA, CopyB, Sums;
+        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, AheadJump, Also, AlsoStep, CopyA, CopyB, Sums, Beside;
 
         public Fields()
         {
@@ -42,6 +42,7 @@ internal static unsafe partial class TileCode
             (B, BRow, Start, C, CRow) = (At(&t.B), At(&t.BRow), At(&t.Start), At(&t.C), At(&t.CRow));
             (Accumulate, Ahead, AheadStep) = (At(&t.Accumulate), At(&t.Ahead), At(&t.AheadStep));
             AheadJump = At(&t.AheadJump);
+            Beside = At(&t.Beside);
             (Also, AlsoStep, CopyA, CopyB, Sums) = (At(&t.Also), At(&t.AlsoStep), At(&t.CopyA), At(&t.CopyB), At(&t.Sums));
             int At(void* field) => (int)((byte*)field - o);
         }
@@ -49,12 +50,20 @@ internal static unsafe partial class TileCode
 
     /// <summary>A tile whose rows of a are read along k (ARow apart, AStep 1) and whose b is packed 48 wide.</summary>
     /// <param name="rounds">c is bfloat16 and only written.</param>
-    public static Assembler AlongRows(int vectors, bool pairs, bool rounds = false)
+    /// <param name="curve">What becomes of the sums; c is only written then.</param>
+    public static Assembler AlongRows(int vectors, bool pairs, bool rounds = false, TileCurve curve = TileCurve.None)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
         Fields f = new();
         (AssemblerRegister64 a, AssemblerRegister64 a4, AssemblerRegister64 row, AssemblerRegister64 row3, AssemblerRegister64 b) =
             (rax, rdx, rcx, rsi, r8);
+        bool curved = curve != TileCurve.None;
+        if (curved)
+        {
+            c.push(r14);
+            c.mov(r14, __[rdi + f.Beside]);
+            c.sub(r14, __[rdi + f.C]);
+        }
         Begin(c, f, vectors);
         c.mov(a, __[rdi + f.A]);
         c.mov(row, __[rdi + f.ARow]);
@@ -67,8 +76,13 @@ internal static unsafe partial class TileCode
             c.add(b, steps * MicroKernels.Vectors * Line);
             c.add(a, steps * sizeof(float));
             c.add(a4, steps * sizeof(float));
-        }, rounds ? 1 : 0);
-        if (rounds) EndRounded(c, f, vectors);
+        }, rounds ? 1 : 0, curved);
+        if (curved)
+        {
+            EndCurved(c, f, vectors, rounds, curve);
+            c.pop(r14);
+        }
+        else if (rounds) EndRounded(c, f, vectors);
         else End(c, f, vectors);
         c.ret();
         return c;
@@ -125,9 +139,9 @@ internal static unsafe partial class TileCode
 
     /// <summary>
     /// Two steps a turn, and the last one alone where their number is odd. The turns are cut in eight: before each eighth a row of c is
-    /// asked for, since 24 lines at once would keep a and b waiting behind them.
+    /// asked for, since 24 lines at once would keep a and b waiting behind them, and one of what lies r14 beside it.
     /// </summary>
-    private static void Loop(Assembler c, in Fields f, int vectors, Action<int> step, Action<int> advance, int shrink = 0)
+    private static void Loop(Assembler c, in Fields f, int vectors, Action<int> step, Action<int> advance, int shrink = 0, bool beside = false)
     {
         Label row = c.CreateLabel(), few = c.CreateLabel(), even = c.CreateLabel(), last = c.CreateLabel();
         (AssemblerRegister64 cRow, AssemblerRegister32 turns, AssemblerRegister32 eighth, AssemblerRegister32 rows) = (rbx, r9d, r12d, r13d);
@@ -138,6 +152,7 @@ internal static unsafe partial class TileCode
         c.mov(rows, Rows);
         c.Label(ref row);
         for (int j = 0; j < (vectors + shrink) >> shrink; j++) c.prefetchw(__byte_ptr[cRow + j * Line]);
+        for (int j = 0; beside && j < (vectors + shrink) >> shrink; j++) c.prefetchw(__byte_ptr[cRow + r14 + j * Line]);
         c.mov(r9, __[rdi + f.CRow]);
         c.lea(cRow, __[cRow + r9 * (4 >> shrink)]);
         c.mov(turns, eighth);

@@ -13,17 +13,21 @@ internal sealed unsafe class TileRoutines
 
     private readonly nint[] _gather = new nint[4 * (MicroKernels.Vectors + 1)];
 
+    private readonly nint[] _curved = new nint[2 * (MicroKernels.Vectors + 1)];
+
     private readonly nint _chains;
 
     public TileRoutines(bool pairs)
     {
-        var code = new CodeBuffer(64 << 10);
+        var code = new CodeBuffer(128 << 10);
         for (int v = 1; v <= MicroKernels.Vectors; v++)
         {
             _along[v] = code.Add(TileCode.AlongRows(v, pairs));
             _across[v] = code.Add(TileCode.AcrossRows(v, pairs));
             for (int copies = 0; copies < 4; copies++)
                 _gather[4 * v + copies] = code.Add(TileCode.Gathering(v, pairs, (copies & 1) != 0, (copies & 2) != 0));
+            _curved[2 * v] = code.Add(TileCode.AlongRows(v, pairs, pairs, TileCurve.Gelu));
+            _curved[2 * v + 1] = code.Add(TileCode.AlongRows(v, pairs, pairs, TileCurve.Slope));
             if (pairs) _rounded[v] = code.Add(TileCode.AlongRows(v, pairs, rounds: true));
         }
         if (pairs) _chains = code.Add(TileCode.DotChains());
@@ -52,6 +56,12 @@ internal sealed unsafe class TileRoutines
 
     /// <summary>Of pairs only: as <see cref="Along"/>, but c is bfloat16, rounded to nearest even; Accumulate does not exist.</summary>
     public void AlongRounded(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_rounded[vectors])(t);
+
+    /// <summary>
+    /// As <see cref="Along"/>, ending with GELU, or with its slope: c, which is only written, and what lies at Beside are float32, of pairs bfloat16.
+    /// </summary>
+    public void AlongCurved(Tile* t, int vectors, bool slope)
+        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_curved[2 * vectors + (slope ? 1 : 0)])(t);
 
     /// <summary>Of pairs only: 24 VDPBF16PS a turn, nothing else.</summary>
     public void Chains(nint turns) => ((delegate* unmanaged[SuppressGCTransition]<nint, void>)_chains)(turns);
