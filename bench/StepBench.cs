@@ -7,9 +7,10 @@ using MimEngine.Kernels.Cpu;
 namespace MimEngine.Bench;
 
 /// <summary>
-/// <c>bench step [RECIPE [ROUNDS [PRECISION [MODEL [THREADS]]]]]</c>: whole training steps (masks, forward, loss, backward, clip, AdamW) on pictures in memory, models
-/// interleaved: images/s, GFLOP/s by <see cref="StepCost"/>, share of the roof of multiply-adds in that precision, bytes held, bytes planned, managed bytes allocated,
-/// pages first touched. Before every step the roof is measured once. With one line only, the peak of resident memory above what the runtime takes is printed too.
+/// <c>bench step [RECIPE [ROUNDS [PRECISION [MODEL [THREADS]]]]]</c>: whole training steps (masks, forward, loss, backward, clip, AdamW) on
+/// pictures in memory, models interleaved: images/s, GFLOP/s by <see cref="StepCost"/>, share of the roof of multiply-adds in that precision,
+/// bytes held, bytes planned, managed bytes allocated, pages first touched. Before every step the roof is measured once. With one line only, the
+/// peak of resident memory above what the runtime takes is printed too.
 /// </summary>
 internal static class StepBench
 {
@@ -30,13 +31,18 @@ internal static class StepBench
     {
         string recipe = args.Length > 0 ? args[0] : "kamim-baseline";
         int rounds = args.Length > 1 ? int.Parse(args[1]) : 5;
-        Precision[] precisions = args.Length > 2 && args[2] != "both" ? [Enum.Parse<Precision>(args[2], ignoreCase: true)] : [Precision.F32, Precision.BF16];
-        Console.WriteLine($"{recipe}, best and median of {rounds} interleaved rounds");
-        Console.WriteLine("| model | products | batch | img/s best | median | GFLOP/s best | of the roof, best/best | median/median | roof, GFLOP/s best | MB held | MB planned | bytes a step | page faults a step |");
-        Console.WriteLine("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+        Precision[] precisions = args.Length > 2 && args[2] != "both" ? [Enum.Parse<Precision>(args[2], ignoreCase: true)]
+            : [Precision.F32, Precision.BF16];
         string model = args.Length > 3 ? args[3] : "";
         int threads = args.Length > 4 ? int.Parse(args[4]) : 0;
         Row[] rows = [.. s_cases.Where(c => model.Length == 0 || c.Name == model).SelectMany(c => precisions.Select(p => new Row(c, p)))];
+        if (rounds < 1) throw new ArgumentException($"{rounds} rounds measure nothing; the default is 5.");
+        if (rows.Length == 0)
+            throw new ArgumentException($"there is no model '{model}'; those are {string.Join(", ", s_cases.Select(c => $"\"{c.Name}\""))}.");
+        Console.WriteLine($"{recipe}, best and median of {rounds} interleaved rounds");
+        Console.WriteLine("| model | products | batch | img/s best | median | GFLOP/s best | of the roof, best/best | median/median | roof, GFLOP/s best "
+            + "| MB held | MB planned | bytes a step | page faults a step |");
+        Console.WriteLine("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         long before = Resident("VmRSS");
         for (int round = 0; round < rounds; round++)
             foreach (Row row in rows) row.Line = Measure(row, recipe, threads);

@@ -15,7 +15,8 @@ internal sealed unsafe class CudaMarks : IDisposable
     public CudaMarks(CudaAccelerator accelerator, int count)
     {
         (_accelerator, _events) = (accelerator, new nint[count]);
-        _library = NativeLibrary.Load(CudaDriver.Library);
+        if (!NativeLibrary.TryLoad(CudaDriver.Library, out _library))
+            throw new DeviceException($"{accelerator.Name}: its driver is not found by the name {CudaDriver.Library}; add its folder to the loader's path.");
         _streamWaits = (delegate* unmanaged<nint, nint, uint, int>)NativeLibrary.GetExport(_library, "cuStreamWaitEvent");
     }
 
