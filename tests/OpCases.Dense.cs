@@ -168,7 +168,7 @@ internal static partial class OpCases
     private static OpCase Gelu(int n, Draw draw) => new OpCase($"gelu {n}").Input("x", new(n), draw).Output("y", new(n))
         .Run((b, o) => b.GeluForward(o["y"], o["x"])).Back((b, o) => b.GeluBackward(o.Grad("dx"), o["dy"], o["x"]));
 
-    private static OpCase GeluBackwardInPlace(int n) => new OpCase($"gelu-backward in place {n}").Update("g", new(n)).Input("x", new(n))
+    internal static OpCase GeluBackwardInPlace(int n) => new OpCase($"gelu-backward in place {n}").Update("g", new(n)).Input("x", new(n))
         .Run((b, o) => b.GeluBackward(Grad.Write(o["g"]), o["g"], o["x"]));
 
     private static OpCase ScaleAdd(int images, int tokens, int n, bool gamma, bool rowScale)
@@ -177,7 +177,7 @@ internal static partial class OpCases
             .When(gamma, c => c.Input("gamma", new(n))).When(rowScale, c => c.Input("rows", new(images), Draws.DropPath(0.7)))
             .Run((b, o) => b.ScaleAddForward(o["y"], o["r"], o.Maybe("gamma"), o.Maybe("rows")));
 
-    private static OpCase ScaleAddBackward(int images, int tokens, int n, bool gamma, bool rowScale, bool scaled)
+    internal static OpCase ScaleAddBackward(int images, int tokens, int n, bool gamma, bool rowScale, bool scaled)
         => new OpCase($"scale-add-backward ({images}·{tokens}, {n})" + With((gamma, "gamma"), (rowScale, "row scale"), (scaled, "scaled")))
             .Input("dy", new(images * tokens, n)).Output("branch", new(images * tokens, n))
             .When(scaled, c => c.Output("scaled", new(images * tokens, n)))

@@ -41,7 +41,7 @@ internal static partial class OpCases
         new("batch-norm, n + 1 rows", n => BatchNorm(n + 1, 5, 0.5f, true)),
     ];
 
-    private static OpCase LayerNorm(int m, int c, float eps, Draw x)
+    internal static OpCase LayerNorm(int m, int c, float eps, Draw x)
         => new OpCase($"layer-norm ({m}, {c}) eps {eps:g}").Input("x", new(m, c), x)
             .Input("gamma", new(c), Draws.Normal(1, 0.3)).Input("beta", new(c))
             .Output("y", new(m, c)).Output("mean", new(m)).Output("rstd", new(m))

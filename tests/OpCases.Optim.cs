@@ -81,7 +81,7 @@ internal static partial class OpCases
         => new OpCase($"{name}{(scales ? ", scaled" : "")}").Update("p", new(slab), Draws.Normal(0, 1e-3)).Input("gradient", Gradients(slab, segments))
             .When(scales, c => c.Input("scales", new(segments.Length), Draws.Uniform(0.1, 1)));
 
-    private static OpCase AdamW(string name, int slab, UpdateSegment[] segments, bool scales)
+    internal static OpCase AdamW(string name, int slab, UpdateSegment[] segments, bool scales)
         => Slabs($"AdamW of {slab}, {name}", slab, segments, scales).Update("m", new(slab), Draws.Normal(0, 1e-2))
             .Update("v", new(slab), Draws.Uniform(0, 1e-2))
             .Run((b, o) => b.AdamWStep(o["p"], o["m"], o["v"], o.Maybe("copy"), o["gradient"], o.Maybe("scales"), segments, 0.9f, 0.999f, 1e-2f));

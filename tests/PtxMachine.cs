@@ -10,7 +10,7 @@ namespace MimEngine.Tests;
 /// instructions that this project emits and refuses others. Asynchronous copies land when they are waited for, not before; shared memory
 /// begins as NaN.
 /// </summary>
-internal sealed class PtxMachine
+internal sealed class PtxMachine : IPtxRunner
 {
     private delegate void Step(Warp w);
 
@@ -76,11 +76,20 @@ internal sealed class PtxMachine
 
     public T[] Read<T>(ulong address) where T : unmanaged => MemoryMarshal.Cast<byte, T>(_memory[(int)(address >> 40) - 1]).ToArray();
 
+    /// <summary>Addresses that are not of memory added here are the host's own.</summary>
+    public bool OnHost { get; init; }
+
+    /// <summary>Names of the kernels that were run, in order.</summary>
+    public List<string> Ran { get; } = [];
+
+    void IPtxRunner.Run(PtxKernel kernel, long groups, int slices, ReadOnlySpan<ulong> parameters) => Run(kernel, (int)groups, slices, false, parameters.ToArray());
+
     /// <param name="backwards">Runs the warps of a group in the other order: a missing barrier shows in one of the two.</param>
     public void Run(PtxKernel kernel, int groupsX, int groupsY, bool backwards, params ulong[] parameters)
     {
         if (parameters.Length != kernel.Parameters.Count)
             throw new ArgumentException($"{kernel.Name} takes {string.Join(", ", kernel.Parameters)}; {parameters.Length} were given.");
+        Ran.Add(kernel.Name);
         _parameters = parameters;
         _names = [.. kernel.Parameters.Select(p => p.Split(':')[0])];
         _sharedBytes = kernel.SharedBytes;
@@ -468,9 +477,10 @@ internal sealed class PtxMachine
         return (w, lane) => at(w, lane) + offset;
     }
 
-    private Span<byte> Bytes(ulong address, bool shared, int count)
+    private unsafe Span<byte> Bytes(ulong address, bool shared, int count)
     {
         if (address % (ulong)count != 0) throw new InvalidOperationException($"address {address:X} is not aligned to {count} bytes");
+        if (OnHost && !shared && address >> 40 > (ulong)_memory.Count) return new Span<byte>((void*)address, count);
         byte[] all = shared ? _shared : address >> 40 is > 0 and var n && n <= (ulong)_memory.Count ? _memory[(int)n - 1]
             : throw new InvalidOperationException($"address {address:X} is not in device memory");
         ulong at = shared ? address : address & ((1UL << 40) - 1);

@@ -1,3 +1,5 @@
+using MimEngine.Kernels.Ptx;
+
 namespace MimEngine.Kernels;
 
 /// <summary>
@@ -12,5 +14,9 @@ internal interface ITestedDriver
     long CallsOfLast { get; }
 
     /// <summary>Kernels get their operands but are neither compiled nor launched: what is left is the host's own work.</summary>
-    void SkipLaunchesOfNext();
+    /// <param name="runner">Takes emitted kernels, as CUDA's driver would; none = there are none.</param>
+    void SkipLaunchesOfNext(IPtxRunner? runner);
+
+    /// <summary>Emitted kernels, which else only CUDA has, are run by a model of the machine, on the simulator's memory.</summary>
+    void RunEmittedOfNext(IPtxRunner runner);
 }

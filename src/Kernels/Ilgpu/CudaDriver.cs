@@ -10,11 +10,8 @@ namespace MimEngine.Kernels.Ilgpu;
 /// Emitted PTX on a CUDA device: what ILGPU's own kernels cannot have, more than 48 KB of shared memory and the tensor cores. Kernels are
 /// handed to the driver when they are first used, and kept.
 /// </summary>
-internal sealed unsafe class CudaDriver : IDisposable
+internal sealed unsafe class CudaDriver : IEmittedDriver
 {
-    /// <summary>A kernel that the driver has compiled.</summary>
-    public sealed record Loaded(nint Module, nint Function, int Threads, int SharedBytes);
-
     /// <summary>What a grid may have along y.</summary>
     public const int MostSlices = 65_535;
 
@@ -24,7 +21,7 @@ internal sealed unsafe class CudaDriver : IDisposable
     public static string Library => OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1";
 
     private readonly CudaAccelerator _accelerator;
-    private readonly Dictionary<EmittedKey, Loaded> _kernels = [];
+    private readonly Dictionary<EmittedKey, LoadedKernel> _kernels = [];
     private readonly nint _library;
     private readonly delegate* unmanaged<nint, int, int, int> _setAttribute;
 
@@ -39,11 +36,9 @@ internal sealed unsafe class CudaDriver : IDisposable
         => accelerator is CudaAccelerator cuda && cuda.Architecture.Major >= 8 && NativeLibrary.TryLoad(Library, out nint library)
             ? new CudaDriver(cuda, library) : null;
 
-    /// <summary>The kernel, written and compiled at its first use.</summary>
-    /// <exception cref="DeviceException">The driver refuses it.</exception>
-    public Loaded Kernel(EmittedKey key, Func<EmittedKey, PtxKernel> write)
+    public LoadedKernel Kernel(EmittedKey key, Func<EmittedKey, PtxKernel> write)
     {
-        if (_kernels.TryGetValue(key, out Loaded? known)) return known;
+        if (_kernels.TryGetValue(key, out LoadedKernel? known)) return known;
         PtxKernel kernel = write(key);
         _accelerator.Bind();
         CudaError error = CudaAPI.CurrentAPI.LoadModule(out nint module, kernel.Text, out string? log);
@@ -53,13 +48,14 @@ internal sealed unsafe class CudaDriver : IDisposable
         if (!IsRefusal(error)) CudaException.ThrowIfFailed(error);
         if (error != CudaError.CUDA_SUCCESS)
             throw new DeviceException($"{_accelerator.Name}: the driver refuses the kernel {kernel.Name} ({error}{Reason(log)}). --precision f32 does without tensor cores.");
-        return _kernels[key] = new Loaded(module, function, kernel.Threads, kernel.SharedBytes);
+        return _kernels[key] = new LoadedKernel(kernel, module, function);
     }
 
-    /// <summary>Queues a kernel behind what was queued before. Every parameter takes one entry, float32 as its bits.</summary>
-    public void Launch(Loaded kernel, long groups, int slices, params ReadOnlySpan<ulong> parameters)
+    public void Launch(LoadedKernel kernel, long groups, int slices, ReadOnlySpan<ulong> parameters)
     {
         if (groups == 0) return;
+        if (parameters.Length != kernel.Source.Parameters.Count)
+            throw new InvalidOperationException($"{kernel.Source.Name} takes {kernel.Source.Parameters.Count} parameters; {parameters.Length} were given.");
         ulong* values = stackalloc ulong[MostParameters];
         void** addresses = stackalloc void*[MostParameters];
         for (int i = 0; i < parameters.Length; i++)
@@ -68,14 +64,14 @@ internal sealed unsafe class CudaDriver : IDisposable
             addresses[i] = values + i;
         }
         _accelerator.Bind();
-        CudaException.ThrowIfFailed(CudaAPI.CurrentAPI.LaunchKernel(kernel.Function, checked((int)groups), slices, 1, kernel.Threads, 1, 1,
-            kernel.SharedBytes, ((CudaStream)_accelerator.DefaultStream).StreamPtr, (nint)addresses, 0));
+        CudaException.ThrowIfFailed(CudaAPI.CurrentAPI.LaunchKernel(kernel.Function, checked((int)groups), slices, 1,
+            kernel.Source.Threads, 1, 1, kernel.Source.SharedBytes, ((CudaStream)_accelerator.DefaultStream).StreamPtr, (nint)addresses, 0));
     }
 
     public void Dispose()
     {
         _accelerator.Bind();
-        foreach (Loaded k in _kernels.Values) CudaAPI.CurrentAPI.DestroyModule(k.Module);
+        foreach (LoadedKernel k in _kernels.Values) CudaAPI.CurrentAPI.DestroyModule(k.Module);
         _kernels.Clear();
         NativeLibrary.Free(_library);
     }

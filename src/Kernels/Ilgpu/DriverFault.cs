@@ -1,4 +1,5 @@
 using ILGPU.Runtime.Cuda;
+using MimEngine.Kernels.Ptx;
 
 namespace MimEngine.Kernels.Ilgpu;
 
@@ -9,6 +10,9 @@ internal sealed class DriverFault(long calls, string message)
 
     /// <summary>Kernels are neither compiled nor launched.</summary>
     public bool Skips { get; init; }
+
+    /// <summary>Runs emitted kernels in CUDA's place.</summary>
+    public IPtxRunner? Runner { get; init; }
 
     public void Call()
     {

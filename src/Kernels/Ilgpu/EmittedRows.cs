@@ -75,7 +75,7 @@ internal sealed partial class IlgpuBackend
             && Aligned(p) && Aligned(m) && Aligned(v) && Aligned(copy) && Aligned(gradient);
         if (!fits) return false;
         Queue(Emitted(new EmittedKey(EmittedPart.AdamW, 0, false), static _ => TensorKernels.AdamW()), chunks, 1,
-            [Address(p), Address(m), Address(v), Address(copy), Address(gradient), Address(scales), (ulong)table.Rows.LoadEffectiveAddressAsPtr(),
+            [Address(p), Address(m), Address(v), Address(copy), Address(Wide(gradient)), Address(scales), (ulong)table.Rows.LoadEffectiveAddressAsPtr(),
                 (ulong)table.Count, Bits((float)beta1), Bits((float)(1 - beta1)), Bits((float)beta2), Bits((float)(1 - beta2)), Bits(eps)]);
         return true;
     }

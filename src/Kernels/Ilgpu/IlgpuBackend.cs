@@ -28,7 +28,7 @@ internal sealed partial class IlgpuBackend : Backend
     public IlgpuBackend(string name, Context context, Accelerator accelerator, Precision precision, DriverFault? fault)
     {
         (Name, _context, _accelerator, _halves, _fault) = (name, context, accelerator, precision == Precision.BF16, fault);
-        _emitted = CudaDriver.For(accelerator);
+        _emitted = fault?.Runner is { } runner ? new ModelledDriver(runner) : CudaDriver.For(accelerator);
         if (Stages(accelerator))
         {
             _copies = accelerator.CreateStream();
@@ -161,6 +161,9 @@ internal sealed partial class IlgpuBackend : Backend
 
     private static ArrayView<float> F(Tensor t) => t.DType == DType.F32 ? Bytes(t).Cast<float>()
         : throw new ArgumentException($"This operation takes float32; the tensor is {t.DType}.");
+
+    /// <summary>float32 of any length, for kernels that count in 64 bits: gradients may lie far apart in a large arena.</summary>
+    private static ArrayView<float> Wide(Tensor t) => ((DeviceStorage)t.Storage).View.SubView(t.ByteOffset, t.Bytes).Cast<float>();
 
     /// <summary>float32 or bfloat16, whichever the tensor holds.</summary>
     private Cells N(Tensor t) => t.DType == DType.BF16 ? new Cells(None, Bytes(t).Cast<ushort>(), 1) : new Cells(F(t), NoHalves, 0);

@@ -5,6 +5,7 @@ using ILGPU.Runtime;
 using ILGPU.Runtime.CPU;
 using ILGPU.Runtime.Cuda;
 using ILGPU.Runtime.OpenCL;
+using MimEngine.Kernels.Ptx;
 
 namespace MimEngine.Kernels.Ilgpu;
 
@@ -39,7 +40,9 @@ public sealed class IlgpuProvider : IBackendProvider, ITestedDriver
 
     void ITestedDriver.FailNext(long calls, string message) => _next = new DriverFault(calls, message);
 
-    void ITestedDriver.SkipLaunchesOfNext() => _next = new DriverFault(long.MaxValue, "") { Skips = true };
+    void ITestedDriver.SkipLaunchesOfNext(IPtxRunner? runner) => _next = new DriverFault(long.MaxValue, "") { Skips = true, Runner = runner };
+
+    void ITestedDriver.RunEmittedOfNext(IPtxRunner runner) => _next = new DriverFault(long.MaxValue, "") { Runner = runner };
 
     long ITestedDriver.CallsOfLast => _last?.Calls ?? 0;
 

@@ -22,7 +22,7 @@ internal sealed partial class IlgpuBackend
     public override void SquaredNorms(Tensor norms, Tensor gradient, ReadOnlySpan<UpdateSegment> segments)
     {
         SegmentTable table = Table(segments, out int chunks, static (ref _, _, _, _) => { });
-        SegmentSums(table, chunks, F(norms), None, F(gradient), None, 0, None, 0);
+        SegmentSums(table, chunks, F(norms), None, Wide(gradient), None, 0, None, 0);
     }
 
     public override void ClipScales(Tensor scales, Tensor total, Tensor norms, float max, bool perSegment)
@@ -40,7 +40,7 @@ internal sealed partial class IlgpuBackend
             row.C = (float)(1 / Math.Sqrt(1 - Math.Pow(second, s.Step)));
         }, first, second);
         if (TryAdamW(p, m, v, copy, gradient, scales, table, chunks, AtFours(segments), first, second, eps)) return;
-        Launch(chunks, new AdamWEach(F(p), F(m), F(v), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, (float)first,
+        Launch(chunks, new AdamWEach(F(p), F(m), F(v), N(copy), Flag(copy), Wide(gradient), F(scales), Flag(scales), table, (float)first,
             (float)(1 - first), (float)second, (float)(1 - second), eps));
     }
 
@@ -54,8 +54,8 @@ internal sealed partial class IlgpuBackend
         });
         ArrayView<float> norms = Scratch<float>(RatioSlot, 2L * segments.Length);
         ArrayView<float> ofP = norms.SubView(0, segments.Length), ofG = norms.SubView(segments.Length, segments.Length);
-        SegmentSums(table, chunks, ofG, ofP, F(gradient), F(scales), Flag(scales), F(p), 1);
-        LaunchEach(table.Elements, new LarsEach(F(p), F(mu), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, ofP, ofG, momentum, trust));
+        SegmentSums(table, chunks, ofG, ofP, Wide(gradient), F(scales), Flag(scales), F(p), 1);
+        LaunchEach(table.Elements, new LarsEach(F(p), F(mu), N(copy), Flag(copy), Wide(gradient), F(scales), Flag(scales), table, ofP, ofG, momentum, trust));
     }
 
     public override void SgdStep(Tensor p, Tensor mu, Tensor? copy, Tensor gradient, Tensor? scales,
@@ -66,7 +66,7 @@ internal sealed partial class IlgpuBackend
             (row.A, row.B) = (s.LearningRate, s.WeightDecay);
             row.Flags = s.Step == 1 ? 1 : 0;
         });
-        LaunchEach(table.Elements, new SgdEach(F(p), F(mu), N(copy), Flag(copy), F(gradient), F(scales), Flag(scales), table, momentum));
+        LaunchEach(table.Elements, new SgdEach(F(p), F(mu), N(copy), Flag(copy), Wide(gradient), F(scales), Flag(scales), table, momentum));
     }
 
     /// <summary>Static, with what it needs as arguments: a closure would be garbage at every step.</summary>
@@ -88,7 +88,7 @@ internal sealed partial class IlgpuBackend
         for (int i = 0; i < segments.Length; i++)
         {
             ref SegmentRow row = ref _table[i];
-row = new SegmentRow
+            row = new SegmentRow
             {
                 Gradient = segments[i].GradientOffset,
                 Offset = checked((int)segments[i].Offset),

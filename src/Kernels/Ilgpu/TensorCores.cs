@@ -12,7 +12,7 @@ internal sealed partial class IlgpuBackend
     /// <summary>Groups that a weight gradient is cut into at least, where its rows allow it: a fixed number, so that bits depend on no device.</summary>
     private const int WantedGroups = 256;
 
-    private readonly CudaDriver? _emitted;
+    private readonly IEmittedDriver? _emitted;
     private readonly bool _halves;
 
     /// <summary>
@@ -99,7 +99,7 @@ internal sealed partial class IlgpuBackend
     private void Product(Ending ending, bool aAlongDepth, bool bAlongDepth, int slices, ulong a, ulong b, int rows, int cols, int depth, int part,
         params ReadOnlySpan<ulong> more)
     {
-        CudaDriver.Loaded kernel = Emitted(new EmittedKey(ending, aAlongDepth, bAlongDepth),
+        LoadedKernel kernel = Emitted(new EmittedKey(ending, aAlongDepth, bAlongDepth),
             static key => TensorKernels.Product(key.Ending, key.A, key.B));
         Span<ulong> all = stackalloc ulong[6 + more.Length];
         (all[0], all[1], all[2], all[3], all[4], all[5]) = (a, b, (ulong)rows, (ulong)cols, (ulong)depth, (ulong)part);
@@ -107,13 +107,13 @@ internal sealed partial class IlgpuBackend
         Queue(kernel, (long)Blocks(rows, TensorKernels.Tiling.BlockRows) * Blocks(cols, TensorKernels.Tiling.BlockCols), slices, all);
     }
 
-    private CudaDriver.Loaded Emitted(EmittedKey key, Func<EmittedKey, PtxKernel> write)
+    private LoadedKernel Emitted(EmittedKey key, Func<EmittedKey, PtxKernel> write)
     {
         try { return _emitted!.Kernel(key, write); }
         catch (AcceleratorException e) { throw Lost(e); }
     }
 
-    private void Queue(CudaDriver.Loaded kernel, long groups, int slices, ReadOnlySpan<ulong> parameters)
+    private void Queue(LoadedKernel kernel, long groups, int slices, ReadOnlySpan<ulong> parameters)
     {
         try
         {
@@ -135,7 +135,7 @@ internal sealed partial class IlgpuBackend
         if (Flash(qkv, heads) is not { } tiling || !Aligned(y)) return false;
         int tokens = qkv.Shape.D1;
         bool hasBias = bias is not null;
-        CudaDriver.Loaded kernel = Emitted(new EmittedKey(EmittedPart.Forward, tiling.Width, hasBias),
+        LoadedKernel kernel = Emitted(new EmittedKey(EmittedPart.Forward, tiling.Width, hasBias),
             static key => TensorKernels.AttentionForward(key.Width, key.Option));
         Span<ulong> all = [Address(y), Address(lse), Address(qkv), (ulong)tokens, (ulong)heads, Scale(tiling), Address(bias)];
         Queue(kernel, (long)qkv.Shape.D0 * heads * Blocks(tokens, tiling.Own), 1, hasBias ? all : all[..6]);
@@ -151,7 +151,7 @@ internal sealed partial class IlgpuBackend
             Scale(tiling), Address(bias)];
         foreach (EmittedPart part in s_backward)
         {
-            CudaDriver.Loaded kernel = Emitted(new EmittedKey(part, tiling.Width, hasBias),
+            LoadedKernel kernel = Emitted(new EmittedKey(part, tiling.Width, hasBias),
                 static key => TensorKernels.AttentionBackward(key.Width, key.Option, key.Part == EmittedPart.Queries));
             Queue(kernel, (long)qkv.Shape.D0 * heads * Blocks(tokens, tiling.Own), 1, hasBias ? all : all[..8]);
         }
@@ -166,7 +166,7 @@ internal sealed partial class IlgpuBackend
         int part = Blocks(images, Math.Clamp(Blocks(2 * WantedGroups, groups), 1, images)), slices = Blocks(images, part), numbers = heads * tokens * tokens;
         // The first scratch slot holds delta.
         ArrayView<float> partial = Scratch<float>(SecondPartialSlot, (long)slices * numbers);
-        CudaDriver.Loaded kernel = Emitted(new EmittedKey(EmittedPart.Bias, tiling.Width, true),
+        LoadedKernel kernel = Emitted(new EmittedKey(EmittedPart.Bias, tiling.Width, true),
             static key => TensorKernels.AttentionBias(key.Width));
         Queue(kernel, groups, slices, [(ulong)partial.LoadEffectiveAddressAsPtr(), Address(qkv), Address(dy), Address(lse),
             (ulong)delta.LoadEffectiveAddressAsPtr(), Address(bias), (ulong)tokens, (ulong)heads, (ulong)images, (ulong)part, Scale(tiling)]);
