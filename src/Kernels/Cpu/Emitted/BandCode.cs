@@ -1,5 +1,6 @@
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
+using static MimEngine.Kernels.Cpu.Emitted.VectorRegisters;
 
 namespace MimEngine.Kernels.Cpu.Emitted;
 
@@ -45,18 +46,6 @@ internal static unsafe class BandCode
 
     /// <summary>Rows of the largest tile.</summary>
     public static int Rows(int vectors) => vectors == 4 ? 6 : 8;
-
-    private static readonly AssemblerRegisterZMM[] s_zmm =
-    [
-        zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11, zmm12, zmm13, zmm14, zmm15,
-        zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25, zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
-    ];
-
-    private static readonly AssemblerRegisterYMM[] s_ymm =
-    [
-        ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14, ymm15,
-        ymm16, ymm17, ymm18, ymm19, ymm20, ymm21, ymm22, ymm23,
-    ];
 
     private static readonly AssemblerRegister64[] s_saved = [rbx, rbp, r12, r13, r14, r15];
 
@@ -104,7 +93,7 @@ internal static unsafe class BandCode
         c.mov(a, first);
         if (rows > 4) c.lea(a4, __[first + row * 4]);
         c.mov(b, __[rdi + f.B]);
-        for (int i = 0; i < rows * vectors; i++) c.vpxord(s_zmm[i], s_zmm[i], s_zmm[i]);
+        for (int i = 0; i < rows * vectors; i++) c.vpxord(Zmm[i], Zmm[i], Zmm[i]);
         c.mov(turns, __[rdi + f.K]);
         c.shr(turns, 2);
         c.je(few);
@@ -155,10 +144,10 @@ internal static unsafe class BandCode
 
         void Step()
         {
-            for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[FirstB + j], __zmmword_ptr[b + j * Line]);
+            for (int j = 0; j < vectors; j++) c.vmovups(Zmm[FirstB + j], __zmmword_ptr[b + j * Line]);
             for (int r = 0; r < rows; r++)
             {
-                AssemblerRegisterZMM x = s_zmm[FirstSpare + r % (FirstB - FirstSpare)];
+                AssemblerRegisterZMM x = Zmm[FirstSpare + r % (FirstB - FirstSpare)];
                 AssemblerRegister64 at = r < 4 ? a : a4;
                 c.vbroadcastss(x, (r & 3) switch
                 {
@@ -169,8 +158,8 @@ internal static unsafe class BandCode
                 });
                 for (int j = 0; j < vectors; j++)
                 {
-                    if (pairs) c.vdpbf16ps(s_zmm[r * vectors + j], x, s_zmm[FirstB + j]);
-                    else c.vfmadd231ps(s_zmm[r * vectors + j], x, s_zmm[FirstB + j]);
+                    if (pairs) c.vdpbf16ps(Zmm[r * vectors + j], x, Zmm[FirstB + j]);
+                    else c.vfmadd231ps(Zmm[r * vectors + j], x, Zmm[FirstB + j]);
                 }
             }
             c.add(b, bRow);
@@ -192,7 +181,7 @@ internal static unsafe class BandCode
                 c.mov(r8, result);
                 for (int r = 0; r < rows; r++)
                 {
-                    for (int j = 0; j < vectors; j++) c.vaddps(s_zmm[r * vectors + j], s_zmm[r * vectors + j], __zmmword_ptr[r8 + j * Line]);
+                    for (int j = 0; j < vectors; j++) c.vaddps(Zmm[r * vectors + j], Zmm[r * vectors + j], __zmmword_ptr[r8 + j * Line]);
                     c.add(r8, cRow);
                 }
                 c.Label(ref fresh);
@@ -206,7 +195,7 @@ internal static unsafe class BandCode
             }
             for (int r = 0; r < rows; r++)
             {
-                AssemblerRegisterZMM scale = s_zmm[FirstSpare + r % (FirstB - FirstSpare)];
+                AssemblerRegisterZMM scale = Zmm[FirstSpare + r % (FirstB - FirstSpare)];
                 if (form != Form.Raw)
                 {
                     c.vbroadcastss(scale, __dword_ptr[r10]);
@@ -215,13 +204,13 @@ internal static unsafe class BandCode
                 for (int j = 0; j < vectors; j++)
                 {
                     int i = r * vectors + j;
-                    if (form != Form.Raw) c.vmulps(s_zmm[i], scale, s_zmm[i]);
+                    if (form != Form.Raw) c.vmulps(Zmm[i], scale, Zmm[i]);
                     if (form == Form.Rounded)
                     {
-                        c.vcvtneps2bf16(s_ymm[i], s_zmm[i]);
-                        c.vmovups(__ymmword_ptr[result + j * (Line / 2)], s_ymm[i]);
+                        c.vcvtneps2bf16(Ymm[i], Zmm[i]);
+                        c.vmovups(__ymmword_ptr[result + j * (Line / 2)], Ymm[i]);
                     }
-                    else c.vmovups(__zmmword_ptr[result + j * Line], s_zmm[i]);
+                    else c.vmovups(__zmmword_ptr[result + j * Line], Zmm[i]);
                 }
                 c.add(result, cRow);
             }

@@ -1,5 +1,6 @@
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
+using static MimEngine.Kernels.Cpu.Emitted.VectorRegisters;
 
 namespace MimEngine.Kernels.Cpu.Emitted;
 
@@ -10,12 +11,6 @@ namespace MimEngine.Kernels.Cpu.Emitted;
 internal static unsafe class SlopeCode
 {
     private const int Together = 4;
-    private static readonly AssemblerRegisterZMM[] s_zmm =
-    [
-        zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11, zmm12, zmm13, zmm14, zmm15,
-        zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25, zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
-    ];
-
     private static readonly AssemblerRegisterZMM s_scale = zmm16, s_low = zmm17, s_one = zmm18, s_delta = zmm19, s_order = zmm20;
     private static readonly AssemblerRegisterZMM s_even = zmm21, s_odd = zmm22;
     private const int FirstTerm = 24;
@@ -43,11 +38,11 @@ internal static unsafe class SlopeCode
     {
         Assembler c = Begin(out Fields f, out Label order);
         Label fours = c.CreateLabel(), few = c.CreateLabel(), ones = c.CreateLabel(), found = c.CreateLabel();
-        for (int i = 0; i < Together; i++) c.vmovups(s_zmm[i], __zmmword_ptr[s_s]);
+        for (int i = 0; i < Together; i++) c.vmovups(Zmm[i], __zmmword_ptr[s_s]);
         c.shr(s_keys, 2);
         c.je(few);
         c.Label(ref fours);
-        for (int i = 0; i < Together; i++) c.vmaxps(s_zmm[i], s_zmm[i], At(s_s, i));
+        for (int i = 0; i < Together; i++) c.vmaxps(Zmm[i], Zmm[i], At(s_s, i));
         c.lea(s_s, __[s_s + s_row * 4]);
         c.dec(s_keys);
         c.jne(fours);
@@ -142,10 +137,10 @@ internal static unsafe class SlopeCode
         }
     }
 
-    private static AssemblerRegisterZMM Whole(int i) => s_zmm[i];
-    private static AssemblerRegisterZMM Fraction(int i) => s_zmm[4 + i];
-    private static AssemblerRegisterZMM Result(int i) => s_zmm[8 + i];
-    private static AssemblerRegisterZMM Slope(int i) => s_zmm[12 + i];
+    private static AssemblerRegisterZMM Whole(int i) => Zmm[i];
+    private static AssemblerRegisterZMM Fraction(int i) => Zmm[4 + i];
+    private static AssemblerRegisterZMM Result(int i) => Zmm[8 + i];
+    private static AssemblerRegisterZMM Slope(int i) => Zmm[12 + i];
 
     private static AssemblerMemoryOperand At(AssemblerRegister64 at, int key) => key switch
     {
@@ -181,7 +176,7 @@ internal static unsafe class SlopeCode
         c.mov(s_pairRow, __[rdi + f.PairRow]);
         c.vbroadcastss(s_scale, __dword_ptr[rdi + f.Scale]);
         Constant(s_one, 1f);
-        for (int i = 0; i < VectorMath.Exp2Terms.Length; i++) Constant(s_zmm[FirstTerm + i], VectorMath.Exp2Terms[i]);
+        for (int i = 0; i < VectorMath.Exp2Terms.Length; i++) Constant(Zmm[FirstTerm + i], VectorMath.Exp2Terms[i]);
         order = c.CreateLabel();
         c.vmovdqu32(s_order, __zmmword_ptr[order]);
         c.mov(s_keys, __[rdi + f.Keys]);
@@ -242,11 +237,11 @@ internal static unsafe class SlopeCode
         for (int i = 0; i < n; i++)
         {
             c.vsubps(Fraction(i), Fraction(i), Whole(i));
-            c.vmovaps(Result(i), s_zmm[FirstTerm]);
+            c.vmovaps(Result(i), Zmm[FirstTerm]);
         }
         for (int term = 1; term <= VectorMath.Exp2Terms.Length; term++)
             for (int i = 0; i < n; i++)
-                c.vfmadd213ps(Result(i), Fraction(i), term == VectorMath.Exp2Terms.Length ? s_one : s_zmm[FirstTerm + term]);
+                c.vfmadd213ps(Result(i), Fraction(i), term == VectorMath.Exp2Terms.Length ? s_one : Zmm[FirstTerm + term]);
         for (int i = 0; i < n; i++) c.vscalefps(Result(i), Result(i), Whole(i));
     }
 
@@ -254,25 +249,23 @@ internal static unsafe class SlopeCode
     private static void Convert(Assembler c, AssemblerRegisterZMM to, int i, int n, Func<int, AssemblerRegisterZMM> value)
     {
         if (i + 1 < n) c.vcvtne2ps2bf16(to, value(i + 1), value(i));
-        else c.vcvtneps2bf16(s_ymm[Array.IndexOf(s_zmm, to)], value(i));   // the upper half becomes zeros
+        else c.vcvtneps2bf16(Ymm[Array.IndexOf(Zmm, to)], value(i));   // the upper half becomes zeros
     }
-
-    private static readonly AssemblerRegisterYMM[] s_ymm = [ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7];
 
     private static void StoreHalves(Assembler c, AssemblerRegister64 to, int i, int n, Func<int, AssemblerRegisterZMM> value)
     {
-        Convert(c, s_zmm[i], i, n, value);
-        c.vmovups(HalfAt(to, i), s_ymm[i]);
-        if (i + 1 < n) c.vextracti64x4(HalfAt(to, i + 1), s_zmm[i], 1);
+        Convert(c, Zmm[i], i, n, value);
+        c.vmovups(HalfAt(to, i), Ymm[i]);
+        if (i + 1 < n) c.vextracti64x4(HalfAt(to, i + 1), Zmm[i], 1);
     }
 
     private static void StorePairs(Assembler c, int n, Func<int, AssemblerRegisterZMM> value)
     {
         for (int i = 0; i < n; i += 2)
         {
-            Convert(c, s_zmm[i], i, n, value);
-            c.vpermw(s_zmm[i], s_order, s_zmm[i]);
-            c.vmovups(__zmmword_ptr[s_pairs], s_zmm[i]);
+            Convert(c, Zmm[i], i, n, value);
+            c.vpermw(Zmm[i], s_order, Zmm[i]);
+            c.vmovups(__zmmword_ptr[s_pairs], Zmm[i]);
             c.add(s_pairs, s_pairRow);
         }
     }

@@ -1,5 +1,6 @@
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
+using static MimEngine.Kernels.Cpu.Emitted.VectorRegisters;
 
 namespace MimEngine.Kernels.Cpu.Emitted;
 
@@ -16,18 +17,6 @@ internal static unsafe partial class TileCode
 {
     public const int Rows = 8;
     private const int Line = 64, Unroll = 2;
-
-    private static readonly AssemblerRegisterZMM[] s_zmm =
-    [
-        zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11, zmm12, zmm13, zmm14, zmm15,
-        zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25, zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
-    ];
-
-    private static readonly AssemblerRegisterYMM[] s_ymm =
-    [
-        ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14, ymm15,
-        ymm16, ymm17, ymm18, ymm19, ymm20, ymm21, ymm22, ymm23, ymm24, ymm25, ymm26, ymm27, ymm28, ymm29, ymm30, ymm31,
-    ];
 
     /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
     private readonly struct Fields
@@ -89,7 +78,7 @@ internal static unsafe partial class TileCode
 
         void Step(int u)
         {
-            for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + (u * MicroKernels.Vectors + j) * Line]);
+            for (int j = 0; j < vectors; j++) c.vmovups(Zmm[29 + j], __zmmword_ptr[b + (u * MicroKernels.Vectors + j) * Line]);
             for (int r = 0; r < Rows; r++)
             {
                 AssemblerRegister64 at = r < 4 ? a : a4;
@@ -110,9 +99,9 @@ internal static unsafe partial class TileCode
     {
         Assembler c = new(64) { PreferVex = false };
         Label top = c.CreateLabel();
-        for (int i = 0; i < 32; i++) c.vpxord(s_zmm[i], s_zmm[i], s_zmm[i]);
+        for (int i = 0; i < 32; i++) c.vpxord(Zmm[i], Zmm[i], Zmm[i]);
         c.Label(ref top);
-        for (int i = 0; i < Rows * MicroKernels.Vectors; i++) c.vdpbf16ps(s_zmm[i], zmm30, zmm31);
+        for (int i = 0; i < Rows * MicroKernels.Vectors; i++) c.vdpbf16ps(Zmm[i], zmm30, zmm31);
         c.dec(rdi);
         c.jne(top);
         c.vzeroupper();
@@ -127,8 +116,8 @@ internal static unsafe partial class TileCode
         c.push(r12);
         c.push(r13);
         c.mov(rax, __[rdi + f.Start]);
-        for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[j], __zmmword_ptr[rax + j * Line]);
-        for (int i = vectors; i < Rows * vectors; i++) c.vmovaps(s_zmm[i], s_zmm[i % vectors]);
+        for (int j = 0; j < vectors; j++) c.vmovups(Zmm[j], __zmmword_ptr[rax + j * Line]);
+        for (int i = vectors; i < Rows * vectors; i++) c.vmovaps(Zmm[i], Zmm[i % vectors]);
         c.mov(r10, __[rdi + f.Ahead]);
         c.mov(r11, __[rdi + f.AheadStep]);
         c.add(r11, r11);
@@ -189,12 +178,12 @@ internal static unsafe partial class TileCode
     /// <param name="spares">Registers from 24 on that rows take turns in.</param>
     private static void MultiplyRow(Assembler c, int r, int vectors, AssemblerMemoryOperand a, bool pairs, int spares = 5)
     {
-        AssemblerRegisterZMM x = s_zmm[24 + r % spares];
+        AssemblerRegisterZMM x = Zmm[24 + r % spares];
         c.vbroadcastss(x, a);
         for (int j = 0; j < vectors; j++)
         {
-            if (pairs) c.vdpbf16ps(s_zmm[r * vectors + j], x, s_zmm[29 + j]);
-            else c.vfmadd231ps(s_zmm[r * vectors + j], x, s_zmm[29 + j]);
+            if (pairs) c.vdpbf16ps(Zmm[r * vectors + j], x, Zmm[29 + j]);
+            else c.vfmadd231ps(Zmm[r * vectors + j], x, Zmm[29 + j]);
         }
     }
 
@@ -205,9 +194,9 @@ internal static unsafe partial class TileCode
         CRows(c, f);
         c.cmp(__byte_ptr[rdi + f.Accumulate], 0);
         c.je(store);
-        for (int i = 0; i < Rows * vectors; i++) c.vaddps(s_zmm[i], s_zmm[i], CVector(i / vectors, i % vectors));
+        for (int i = 0; i < Rows * vectors; i++) c.vaddps(Zmm[i], Zmm[i], CVector(i / vectors, i % vectors));
         c.Label(ref store);
-        for (int i = 0; i < Rows * vectors; i++) c.vmovups(CVector(i / vectors, i % vectors), s_zmm[i]);
+        for (int i = 0; i < Rows * vectors; i++) c.vmovups(CVector(i / vectors, i % vectors), Zmm[i]);
         Leave(c);
     }
 
@@ -217,8 +206,8 @@ internal static unsafe partial class TileCode
         CRows(c, f, 1);
         for (int i = 0; i < Rows * vectors; i++)
         {
-            c.vcvtneps2bf16(s_ymm[i], s_zmm[i]);
-            c.vmovups(CHalf(i / vectors, i % vectors), s_ymm[i]);
+            c.vcvtneps2bf16(Ymm[i], Zmm[i]);
+            c.vmovups(CHalf(i / vectors, i % vectors), Ymm[i]);
         }
         Leave(c);
     }

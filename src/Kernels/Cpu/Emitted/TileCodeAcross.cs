@@ -1,5 +1,6 @@
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
+using static MimEngine.Kernels.Cpu.Emitted.VectorRegisters;
 
 namespace MimEngine.Kernels.Cpu.Emitted;
 
@@ -26,7 +27,7 @@ internal static unsafe partial class TileCode
 
         void Step(int u)
         {
-            for (int j = 0; j < vectors; j++) c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
+            for (int j = 0; j < vectors; j++) c.vmovups(Zmm[29 + j], __zmmword_ptr[b + j * Line]);
             c.add(b, bRow);
             for (int r = 0; r < Rows; r++) MultiplyRow(c, r, vectors, __dword_ptr[a + r * sizeof(float)], pairs);
             c.add(a, aStep);
@@ -93,8 +94,8 @@ internal static unsafe partial class TileCode
         void LoadB()
         {
             for (int j = 0; j < vectors; j++)
-                if (pairs && copiesB) c.vpmovzxwd(s_zmm[29 + j], __ymmword_ptr[b + j * (Line / 2)]);
-                else c.vmovups(s_zmm[29 + j], __zmmword_ptr[b + j * Line]);
+                if (pairs && copiesB) c.vpmovzxwd(Zmm[29 + j], __ymmword_ptr[b + j * (Line / 2)]);
+                else c.vmovups(Zmm[29 + j], __zmmword_ptr[b + j * Line]);
             c.add(b, bRow);
             if (!copiesB) return;
             for (int j = 0; j < vectors; j++)
@@ -103,9 +104,9 @@ internal static unsafe partial class TileCode
                 {
                     c.vpmovzxwd(zmm27, __ymmword_ptr[b + j * (Line / 2)]);
                     c.vpslld(zmm27, zmm27, 16);
-                    c.vpord(s_zmm[29 + j], s_zmm[29 + j], zmm27);
+                    c.vpord(Zmm[29 + j], Zmm[29 + j], zmm27);
                 }
-                c.vmovups(__zmmword_ptr[copyB + j * Line], s_zmm[29 + j]);
+                c.vmovups(__zmmword_ptr[copyB + j * Line], Zmm[29 + j]);
             }
             if (pairs) c.add(b, bRow);
             c.add(copyB, MicroKernels.Vectors * Line);

@@ -1,5 +1,6 @@
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
+using static MimEngine.Kernels.Cpu.Emitted.VectorRegisters;
 
 namespace MimEngine.Kernels.Cpu.Emitted;
 
@@ -34,27 +35,27 @@ internal static unsafe partial class TileCode
         c.mov(rbp, rsp);
         c.sub(rsp, 9 * Line);
         c.and(rsp, -Line);
-        for (int i = kept * vectors; i < Rows * vectors; i++) c.vmovaps(__zmmword_ptr[rsp + (i - kept * vectors) * Line], s_zmm[i]);
+        for (int i = kept * vectors; i < Rows * vectors; i++) c.vmovaps(__zmmword_ptr[rsp + (i - kept * vectors) * Line], Zmm[i]);
         CRows(c, f, (byte)(half ? 1 : 2));
         c.mov(r8, __[rdi + f.Beside]);
         c.lea(r9, __[r8 + rcx * 4]);
         c.mov(r10, (ulong)table);
         for (int d = 0; d < terms; d++)
         {
-            tables[d] = s_zmm[next--];
+            tables[d] = Zmm[next--];
             c.vmovaps(tables[d], __zmmword_ptr[r10 + d * 2 * Line]);
         }
         (AssemblerRegisterZMM end, AssemblerRegisterZMM rounder, AssemblerRegisterZMM one, AssemblerRegisterZMM magnitude, AssemblerRegisterZMM zero)
-            = (s_zmm[next--], s_zmm[next--], s_zmm[next--], s_zmm[next--], s_zmm[next--]);
+            = (Zmm[next--], Zmm[next--], Zmm[next--], Zmm[next--], Zmm[next--]);
         foreach ((AssemblerRegisterZMM to, int i) in new[] { (end, 0), (rounder, 1), (one, 2), (magnitude, 3) })
             c.vbroadcastss(to, __dword_ptr[r10 + (int)((byte*)(constants + i) - (byte*)table)]);
         c.vpxord(zero, zero, zero);
         (int placeName, int pieceName, int valueName, int otherName) = (next--, next--, next--, next--);
         (AssemblerRegisterZMM place, AssemblerRegisterZMM piece, AssemblerRegisterZMM value, AssemblerRegisterZMM other)
-            = (s_zmm[placeName], s_zmm[pieceName], s_zmm[valueName], s_zmm[otherName]);
+            = (Zmm[placeName], Zmm[pieceName], Zmm[valueName], Zmm[otherName]);
         for (int r = 0; r < kept; r++)
             for (int j = 0; j < vectors; j++) One(r * vectors + j, r, j);
-        for (int i = 0; i < spilled * vectors; i++) c.vmovaps(s_zmm[i], __zmmword_ptr[rsp + i * Line]);
+        for (int i = 0; i < spilled * vectors; i++) c.vmovaps(Zmm[i], __zmmword_ptr[rsp + i * Line]);
         for (int r = kept; r < Rows; r++)
             for (int j = 0; j < vectors; j++) One((r - kept) * vectors + j, r, j);
         c.mov(rsp, rbp);
@@ -63,7 +64,7 @@ internal static unsafe partial class TileCode
 
         void One(int sumName, int r, int j)
         {
-            AssemblerRegisterZMM sum = s_zmm[sumName], x = slope ? other : sum;
+            AssemblerRegisterZMM sum = Zmm[sumName], x = slope ? other : sum;
             if (!slope) Store(sumName, CPlace(r, j));
             else if (half)
             {
@@ -77,7 +78,7 @@ internal static unsafe partial class TileCode
             c.vsubps(value, piece, rounder);
             c.vsubps(place, place, value);
             LookUp(value, terms - 1);
-            AssemblerRegisterZMM found = slope ? s_zmm[next] : other;
+            AssemblerRegisterZMM found = slope ? Zmm[next] : other;
             for (int d = terms - 2; d >= 0; d--)
             {
                 LookUp(found, d);
@@ -106,11 +107,11 @@ internal static unsafe partial class TileCode
         {
             if (!half)
             {
-                c.vmovups(at, s_zmm[name]);
+                c.vmovups(at, Zmm[name]);
                 return;
             }
-            c.vcvtneps2bf16(s_ymm[valueName], s_zmm[name]);
-            c.vmovups(at, s_ymm[valueName]);
+            c.vcvtneps2bf16(Ymm[valueName], Zmm[name]);
+            c.vmovups(at, Ymm[valueName]);
         }
 
         AssemblerMemoryOperand CPlace(int r, int j) => half ? CHalf(r, j) : CVector(r, j);

@@ -1,0 +1,21 @@
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace MimEngine.Kernels.Cpu.Emitted;
+
+/// <summary>Vector registers by number, for code that is laid out in loops.</summary>
+internal static class VectorRegisters
+{
+    public static readonly AssemblerRegisterZMM[] Zmm =
+    [
+        zmm0, zmm1, zmm2, zmm3, zmm4, zmm5, zmm6, zmm7, zmm8, zmm9, zmm10, zmm11, zmm12, zmm13, zmm14, zmm15,
+        zmm16, zmm17, zmm18, zmm19, zmm20, zmm21, zmm22, zmm23, zmm24, zmm25, zmm26, zmm27, zmm28, zmm29, zmm30, zmm31,
+    ];
+
+    /// <summary>Their lower halves.</summary>
+    public static readonly AssemblerRegisterYMM[] Ymm =
+    [
+        ymm0, ymm1, ymm2, ymm3, ymm4, ymm5, ymm6, ymm7, ymm8, ymm9, ymm10, ymm11, ymm12, ymm13, ymm14, ymm15,
+        ymm16, ymm17, ymm18, ymm19, ymm20, ymm21, ymm22, ymm23, ymm24, ymm25, ymm26, ymm27, ymm28, ymm29, ymm30, ymm31,
+    ];
+}
