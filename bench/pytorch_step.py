@@ -2,7 +2,8 @@
 
     python3 bench/pytorch_step.py [MODELS [MODES [ROUNDS [DEVICE [BATCH]]]]]
 
-MODELS: comma-separated of ti32 (32 px, patch 4, batch 64), ti, s (192 px, patch 16, batch 16), b (batch 8). MODES: f32, bf16 (autocast,
+MODELS: comma-separated of ti32 (32 px, patch 4, batch 64), ti, s (192 px, patch 16, batch 16), b (batch 8), and mae: MAE with a ViT-B (224 px, batch 8,
+75 % masked, a decoder of 8 blocks 512 wide, targets normalised patch by patch). MODES: f32, bf16 (autocast,
 attention written out: PyTorch's fused bf16 attention was slower where we tried it). Threads: OMP_NUM_THREADS. Models and modes are
 interleaved; with one model and one mode the peak of resident memory above what PyTorch itself takes is printed too. DEVICE: cpu or cuda (then with PyTorch's fused attention), BATCH instead of the model's own. PyTorch wants an OpenMP OpenBLAS and likes tcmalloc (LD_PRELOAD); it is a yardstick only, nothing here depends on it.
 """
@@ -14,7 +15,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-MODELS = {"ti32": (192, 3, 32, 4, 64), "ti": (192, 3, 192, 16, 16), "s": (384, 6, 192, 16, 16), "b": (768, 12, 192, 16, 8)}
+MODELS = {"ti32": (192, 3, 32, 4, 64), "ti": (192, 3, 192, 16, 16), "s": (384, 6, 192, 16, 16), "b": (768, 12, 192, 16, 8),
+          "mae": (768, 12, 224, 16, 8)}
 
 
 class Block(nn.Module):
@@ -60,23 +62,59 @@ class SimMim(nn.Module):
         return ((predicted.float() - target).abs() * weight).sum() / (weight.sum() * target.shape[-1])
 
 
+class Mae(nn.Module):
+    """Masked autoencoder: the encoder sees a quarter of the patches; the order of a picture's patches comes in, those it sees first."""
+
+    def __init__(self, width, heads, pixels, patch, wide=512, deep=8):
+        super().__init__()
+        self.patch, n = patch, (pixels // patch) ** 2
+        self.seen = n // 4
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.cls, self.mask = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, wide))
+        self.register_buffer("pos", torch.randn(1, n + 1, width) * 0.02)
+        self.register_buffer("pos_out", torch.randn(1, n + 1, wide) * 0.02)
+        self.blocks, self.norm = nn.ModuleList(Block(width, heads) for _ in range(12)), nn.LayerNorm(width, eps=1e-6)
+        self.narrow = nn.Linear(width, wide)
+        self.decoder, self.norm_out = nn.ModuleList(Block(wide, 16) for _ in range(deep)), nn.LayerNorm(wide, eps=1e-6)
+        self.head = nn.Linear(wide, 3 * patch * patch)
+
+    def forward(self, images, order):
+        x = self.embed(images).flatten(2).transpose(1, 2) + self.pos[:, 1:]
+        x = x.gather(1, order[:, :self.seen, None].expand(-1, -1, x.shape[2]))
+        x = torch.cat([(self.cls + self.pos[:, :1]).to(x.dtype).expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.narrow(self.norm(x))
+        y = torch.cat([x[:, 1:], self.mask.to(x.dtype).expand(len(x), order.shape[1] - self.seen, -1)], 1)
+        y = y.gather(1, order.argsort(1)[:, :, None].expand(-1, -1, y.shape[2]))
+        y = torch.cat([x[:, :1], y], 1) + self.pos_out
+        for block in self.decoder:
+            y = block(y)
+        predicted = self.head(self.norm_out(y)[:, 1:])
+        target = F.pixel_unshuffle(images, self.patch).flatten(2).transpose(1, 2)
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
+        hidden = torch.ones(order.shape, device=order.device).scatter(1, order[:, :self.seen], 0.0)
+        return (((predicted.float() - target) ** 2).mean(-1) * hidden).sum() / hidden.sum()
+
+
 def make(name, device, batch):
     width, heads, pixels, patch, _ = MODELS[name]
     torch.manual_seed(0)
-    model = SimMim(width, heads, pixels, patch).to(device)
+    model = (Mae if name == "mae" else SimMim)(width, heads, pixels, patch).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05,
                                   **({"fused": True} if torch.__version__ >= "2.4" else {}))
     images = torch.randn(batch, 3, pixels, pixels, device=device)
-    return model, optimizer, images, torch.rand(batch, (pixels // patch) ** 2, device=device) < 0.6
+    noise = torch.rand(batch, (pixels // patch) ** 2, device=device)
+    return model, optimizer, images, noise.argsort(1) if name == "mae" else noise < 0.6
 
 
 def step(case, mode):
-    model, optimizer, images, hidden = case
+    model, optimizer, images, mask = case
     wait = torch.cuda.synchronize if images.is_cuda else lambda: None
     wait()
     start = time.perf_counter()
     with torch.autocast(images.device.type, dtype=torch.bfloat16) if mode == "bf16" else contextlib.nullcontext():
-        loss = model(images, hidden)
+        loss = model(images, mask)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()

@@ -2,7 +2,7 @@
 
     python3 bench/step_beside_pytorch.py [MODELS [ALTERNATIONS [peak]]]
 
-MODELS: comma-separated of ti32, ti, s, b. ALTERNATIONS: 7. Every alternation is a process of each with five steps that count, in float32 and in bf16; a ratio is
+MODELS: comma-separated of ti32, ti, s, b, mae (default: all but mae). ALTERNATIONS: 7. Every alternation is a process of each with five steps that count, in float32 and in bf16; a ratio is
 that of an alternation's two medians (or bests), and the table has the median of the ratios, and the least and the largest. With the word peak: the peak of resident
 memory above what each takes before its model, the median of three runs (ALTERNATIONS, if given) of one model and one precision.
 BENCH is the command that runs the benches (default: dotnet run -c Release --no-build --project bench --), TORCH_PYTHON the one that runs a script
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 
-NAMES = {"ti32": "ViT-Ti 32 px", "ti": "ViT-Ti", "s": "ViT-S", "b": "ViT-B"}
+NAMES = {"ti32": "ViT-Ti 32 px", "ti": "ViT-Ti", "s": "ViT-S", "b": "ViT-B", "mae": "ViT-B 224 px"}
 MODES = ("f32", "bf16")
 HERE = os.path.dirname(os.path.abspath(__file__))
 BENCH = shlex.split(os.environ.get("BENCH", "dotnet run -c Release --no-build --project bench --"))
@@ -31,7 +31,7 @@ def output(command):
 
 def ours(model, mode):
     """The table's cells and the peak (MiB, or None), by precision."""
-    text = output([*BENCH, "step", "kamim-baseline", "1", mode, NAMES[model]])
+    text = output([*BENCH, "step", "mae" if model == "mae" else "kamim-baseline", "1", mode, NAMES[model]])
     rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines() if line.startswith("| ViT")]
     peak = re.search(r"resident memory: (\d+) MiB", text)
     return {row[1].lower(): {"best": float(row[3]), "median": float(row[4]), "share": percent(row[7]), "share of best": percent(row[6])} for row in rows}, \
