@@ -162,6 +162,25 @@ public class CpuKernelTests
             }
     }
 
+    /// <summary>Which of the two walks a machine takes is decided by its processor; both are tested on each.</summary>
+    [Test]
+    public void LayerNorm_backward_has_the_same_bits_whether_a_row_is_closed_on_the_way_or_after_it([Values] SimdLevel level, [Values] bool add)
+    {
+        _ = Cpu.Open(level);
+        foreach (int c in (int[])[16, 48, 384])
+        {
+            double[][][] bits = Array.ConvertAll((bool[])[false, true], onTheWay =>
+            {
+                using var cpu = new CpuBackend(1, level) { ClosesOnTheWay = onTheWay };
+                using var o = new Operands(cpu);
+                cpu.LayerNormBackward(o.Into(new(40, c), add), o.Into(new(c), add), o.Into(new(c), add), o.In(new(40, c)), o.In(new(40, c), 2, 0.5),
+                    o.In(new(40), 0.1, 0.5), o.Positive(new(40), 0.3f, 0.7f), o.In(new(c)));
+                return o.Results();
+            });
+            for (int i = 0; i < bits[0].Length; i++) Assert.That(bits[1][i], Is.EqualTo(bits[0][i]), $"{c} columns, output {i}");
+        }
+    }
+
     private static IEnumerable<Case> LossCases()
     {
         foreach (PixelOrder order in Enum.GetValues<PixelOrder>())

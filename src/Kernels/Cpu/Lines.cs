@@ -111,13 +111,33 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
     public const int Ahead = 768;
 
     /// <summary>
-    /// Asks L1 for a line of memory, to be read or (a line that nobody shares comes owned) written soon. Where a row is worked on in L1, or a patch's
-    /// lines lie a picture's width apart, memory would idle; and a store waits for its line, which the processor fetches no earlier than it must.
+    /// Asks L1 for a line of memory, to be read or (a line that nobody shares comes owned) written soon. Where a row is worked on in L1, memory would
+    /// idle; and a store waits for its line, which the processor fetches no earlier than it must. Not where processors do better by themselves.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Ask(void* line)
     {
-        if (Sse.IsSupported) Sse.Prefetch0(line);   // decided by the JIT
+        if (Simd.AsksAhead && Sse.IsSupported) Sse.Prefetch0(line);   // decided by the JIT
+    }
+
+    /// <summary>
+    /// Asks for the line <see cref="Ahead"/> elements on, in loops that compute so long a line that processors follow them badly: where
+    /// <see cref="Ask"/> is silent, for one four times as far, into L2.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void AskAlways(float* p)
+    {
+        if (Simd.AsksAhead) Ask(p + Ahead);
+        else AskFar(p + 4 * Ahead);
+    }
+
+    /// <summary>
+    /// Asks L2 for a line that no processor would guess. Not L1: a core waits for two dozen lines there at most, and what it loads needs some.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void AskFar(void* line)
+    {
+        if (Sse.IsSupported) Sse.Prefetch1(line);
     }
 
     /// <summary>Mean, and mean squared deviation from it, of a line in cache.</summary>
@@ -215,22 +235,28 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
         return sum + TV.LoadFirst(y + i, n - i).Sum();
     }
 
-    /// <summary>As above, and the largest of another line on the same walk: memory is read while exponentials are computed.</summary>
-    public static float ExpMinus(float* y, float* x, float shift, float* next, out float nextLargest, int n)
+    /// <summary>
+    /// As above, and on the same walk the largest of the line that is next, so that memory is read while exponentials are computed, and the line
+    /// before, in L1, times <paramref name="factor"/>: its loads and stores cost nothing beside them.
+    /// </summary>
+    public static float ExpMinus(float* y, float* x, float shift, float* next, out float nextLargest, float* before, float factor, int n)
     {
         if (n < TV.Count)
         {
             nextLargest = Largest(next, n);   // first: y may be x, and next too
+            Scale(before, before, factor, accumulate: false, n);
             return ExpMinus(y, x, shift, n);
         }
-        TV m = TV.All(shift), s0 = TV.Zero, s1 = TV.Zero, most0 = TV.Load(next), most1 = most0;
+        TV m = TV.All(shift), f = TV.All(factor), s0 = TV.Zero, s1 = TV.Zero, most0 = TV.Load(next), most1 = most0;
         int i = 0;
         for (; i <= n - 2 * TV.Count; i += 2 * TV.Count)
         {
-            Ask(next + i + Ahead);
-            Ask(next + i + Ahead + TV.Count);
-            Ask(y + i + Ahead);
-            Ask(y + i + Ahead + TV.Count);
+            AskAlways(next + i);
+            AskAlways(next + i + TV.Count);
+            AskAlways(y + i);
+            AskAlways(y + i + TV.Count);
+            (f * TV.Load(before + i)).Store(before + i);
+            (f * TV.Load(before + i + TV.Count)).Store(before + i + TV.Count);
             most0 = TV.Max(most0, TV.Load(next + i));
             most1 = TV.Max(most1, TV.Load(next + i + TV.Count));
             TV a = VectorMath.ExpDown(TV.Load(x + i) - m), b = VectorMath.ExpDown(TV.Load(x + i + TV.Count) - m);
@@ -241,6 +267,8 @@ internal static unsafe class Lines<TV> where TV : struct, ILanes<TV>
         }
         float most = TV.Max(TV.Max(most0, most1), TV.Load(next + n - TV.Count)).Largest(), sum = (s0 + s1).Sum();
         nextLargest = i < n - TV.Count ? MathF.Max(most, TV.Load(next + i).Largest()) : most;
-        return i < n ? sum + ExpMinus(y + i, x + i, shift, n - i) : sum;
+        if (i == n) return sum;
+        Scale(before + i, before + i, factor, accumulate: false, n - i);
+        return sum + ExpMinus(y + i, x + i, shift, n - i);
     }
 }

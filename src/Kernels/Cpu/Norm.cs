@@ -59,17 +59,23 @@ public sealed unsafe partial class CpuBackend
         int grain = Math.Max(RowGrain(cols), Rows.Chunks(rows, NormChunks)), chunks = Rows.Chunks(rows, grain);
         float* partial = affine ? (float*)Scratch(PartialSlot, 2L * chunks * cols * sizeof(float)) : null;
         Run(dy.DType, new LayerNormBackwardOp(dx.Wanted ? dx.Into.F32 : null, dx.Accumulate, partial, dy.Raw, x.F32, mean.F32, rstd.F32, gamma.F32,
-            rows, cols, grain));
+            rows, cols, grain, ClosesOnTheWay));
         // A chunk's partial row is dγ then dβ.
         if (dgamma.Wanted) CombineChunks(dgamma, partial, chunks, 2 * cols, cols);
         if (dbeta.Wanted) CombineChunks(dbeta, partial + cols, chunks, 2 * cols, cols);
     }
 
+    /// <summary>
+    /// Whether LayerNorm's backward pass closes a row on the walk that opens the next. Where lines are asked for, memory then never idles; where the
+    /// processor looks ahead by itself, it follows one row at a time better. The bits are the same.
+    /// </summary>
+    internal bool ClosesOnTheWay { get; init; } = Simd.AsksAhead;
+
     private readonly struct LayerNormBackwardOp(float* dx, bool accumulate, float* partial, void* dy, float* x, float* mean,
-        float* rstd, float* gamma, int rows, int cols, int grain) : IElementOp
+        float* rstd, float* gamma, int rows, int cols, int grain, bool onTheWay) : IElementOp
     {
         public void Run<TV, TE>(Rows on) where TV : struct, ILanes<TV> where TE : struct, IElement
-            => on.For(rows, grain, new LayerNormBackwardRows<TV, TE>(dx, accumulate, partial, dy, x, mean, rstd, gamma, cols));
+            => on.For(rows, grain, new LayerNormBackwardRows<TV, TE>(dx, accumulate, partial, dy, x, mean, rstd, gamma, cols, onTheWay));
     }
 
     private void CombineChunks(Grad y, float* partial, int chunks, long stride, int cols)
@@ -96,7 +102,7 @@ public sealed unsafe partial class CpuBackend
     }
 
     private readonly struct LayerNormBackwardRows<TV, TE>(float* dx, bool accumulate, float* partial, void* dy, float* x, float* mean,
-        float* rstd, float* gamma, int cols) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
+        float* rstd, float* gamma, int cols, bool onTheWay) : IRowKernel where TV : struct, ILanes<TV> where TE : struct, IElement
     {
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
@@ -104,7 +110,7 @@ public sealed unsafe partial class CpuBackend
             float* dgamma = partial + 2L * chunk * cols, dbeta = dgamma + cols;
             if (partial != null) Lines<TV>.Set(dgamma, 0f, 2 * cols);
             (float G, float H) means = Open(dgamma, dbeta, first);
-            bool together = dx != null && partial != null && cols % TV.Count == 0;
+            bool together = onTheWay && dx != null && partial != null && cols % TV.Count == 0;
             for (int row = first + 1; row < last; row++)
             {
                 if (together) means = CloseAndOpen(dgamma, dbeta, row, means);
@@ -118,38 +124,59 @@ public sealed unsafe partial class CpuBackend
         }
 
         /// <summary>Adds dy·x̂ and dy of a row to the chunk's sums; returns mean(g) and mean(g·x̂), g = dy·γ.</summary>
+        [MethodImpl(MethodImplOptions.NoInlining)]
         private (float G, float H) Open(float* dgamma, float* dbeta, int row)
         {
             nint at = (nint)row * cols;
-            float* xRow = x + at;
+            float* xRow = x + at, weight = gamma;   // fields would be read again after every store
             void* dyRow = TE.At(dy, at);
+            bool sums = partial != null;
+            int i = 0, n = cols;
             TV m = TV.All(mean[row]), r = TV.All(rstd[row]), g0 = TV.Zero, h0 = TV.Zero;
-            for (int i = 0; i < cols; i += TV.Count)   // past the end dy and so g are 0: x̂ there does not matter
+            for (; i <= n - TV.Count; i += TV.Count)
             {
-                int n = cols - i;
-                TV d = Lines<TV>.Load<TE>(dyRow, i, n), centred = (Lines<TV>.Load(xRow + i, n) - m) * r, g = d * Lines<TV>.Load(gamma + i, n);
+                TV d = TE.Load<TV>(dyRow, i), centred = (TV.Load(xRow + i) - m) * r, g = d * TV.Load(weight + i);
                 g0 += g;
                 h0 = TV.MulAdd(g, centred, h0);
-                if (partial == null) continue;
-                Lines<TV>.Store(TV.MulAdd(d, centred, Lines<TV>.Load(dgamma + i, n)), dgamma + i, n);
-                Lines<TV>.Store(Lines<TV>.Load(dbeta + i, n) + d, dbeta + i, n);
+                if (!sums) continue;
+                TV.MulAdd(d, centred, TV.Load(dgamma + i)).Store(dgamma + i);
+                (TV.Load(dbeta + i) + d).Store(dbeta + i);
             }
-            return (g0.Sum() / cols, h0.Sum() / cols);
+            int left = n - i;
+            if (left > 0)   // past the end dy and so g are 0: x̂ there does not matter
+            {
+                TV d = TE.LoadFirst<TV>(dyRow, i, left), centred = (TV.LoadFirst(xRow + i, left) - m) * r, g = d * TV.LoadFirst(weight + i, left);
+                g0 += g;
+                h0 = TV.MulAdd(g, centred, h0);
+                if (sums)
+                {
+                    TV.MulAdd(d, centred, TV.LoadFirst(dgamma + i, left)).StoreFirst(dgamma + i, left);
+                    (TV.LoadFirst(dbeta + i, left) + d).StoreFirst(dbeta + i, left);
+                }
+            }
+            return (g0.Sum() / n, h0.Sum() / n);
         }
 
         /// <summary>dx of a row.</summary>
+        [MethodImpl(MethodImplOptions.NoInlining)]
         private void Close(int row, (float G, float H) means)
         {
             nint at = (nint)row * cols;
-            float* xRow = x + at, dxRow = dx + at;
+            float* xRow = x + at, dxRow = dx + at, weight = gamma;   // fields would be read again after every store
             void* dyRow = TE.At(dy, at);
+            bool add = accumulate;
+            int i = 0, n = cols;
             TV m = TV.All(mean[row]), r = TV.All(rstd[row]), meanG = TV.All(means.G), meanH = TV.All(means.H);
-            for (int i = 0; i < cols; i += TV.Count)
+            for (; i <= n - TV.Count; i += TV.Count)
             {
-                int n = cols - i;
-                TV v = Slope(Lines<TV>.Load<TE>(dyRow, i, n) * Lines<TV>.Load(gamma + i, n), (Lines<TV>.Load(xRow + i, n) - m) * r, r, meanG, meanH);
-                Lines<TV>.Store(accumulate ? v + Lines<TV>.Load(dxRow + i, n) : v, dxRow + i, n);
+                TV v = Slope(TE.Load<TV>(dyRow, i) * TV.Load(weight + i), (TV.Load(xRow + i) - m) * r, r, meanG, meanH);
+                (add ? v + TV.Load(dxRow + i) : v).Store(dxRow + i);
             }
+            int left = n - i;
+            if (left == 0) return;
+            TV g = TE.LoadFirst<TV>(dyRow, i, left) * TV.LoadFirst(weight + i, left);
+            TV tail = Slope(g, (TV.LoadFirst(xRow + i, left) - m) * r, r, meanG, meanH);
+            (add ? tail + TV.LoadFirst(dxRow + i, left) : tail).StoreFirst(dxRow + i, left);
         }
 
         /// <summary>
@@ -203,13 +230,15 @@ public sealed unsafe partial class CpuBackend
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            float largest = Lines<TV>.Largest(x + (long)first * cols, cols);
+            float largest = Lines<TV>.Largest(x + (long)first * cols, cols), factor = 1f;
+            float* before = y + (long)first * cols;   // before the first row nothing waits: what lies there is written over
             for (int row = first; row < last; row++)
             {
                 float* px = x + (long)row * cols, py = y + (long)row * cols;
-                float sum = Lines<TV>.ExpMinus(py, px, largest, row + 1 < last ? px + cols : px, out largest, cols);
-                Lines<TV>.Scale(py, py, 1f / sum, accumulate: false, cols);
+                factor = 1f / Lines<TV>.ExpMinus(py, px, largest, row + 1 < last ? px + cols : px, out largest, before, factor, cols);
+                before = py;
             }
+            Lines<TV>.Scale(before, before, factor, accumulate: false, cols);
         }
     }
 
