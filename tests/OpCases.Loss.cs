@@ -29,6 +29,11 @@ internal static partial class OpCases
             .Output("loss", new(1))
             .Run((b, o) => b.MaskedPixelLoss(o["loss"], null, o["prediction"], o["images"], o["hidden"], null, 4, PixelOrder.ChannelFastest,
                 PixelDistance.L1, false, 1e-5f, 1));
+        yield return new OpCase("pixel loss of 16 px patches without its gradient")
+            .Input("prediction", new(2, 9, 768)).Input("images", new(2, 3, 48, 48)).Bytes("hidden", new(2, 9), Draws.Bits(0.5))
+            .Output("loss", new(1))
+            .Run((b, o) => b.MaskedPixelLoss(o["loss"], null, o["prediction"], o["images"], o["hidden"], null, 16, PixelOrder.ChannelSlowest,
+                PixelDistance.L1, false, 1e-5f, 1));
         foreach ((int m, int c) in new[] { (1, 2), (5, 37), (64, 10), (300, 100) })
         {
             yield return CrossEntropy(m, c, Draws.OneHot(), "one-hot");

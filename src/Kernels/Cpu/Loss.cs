@@ -30,10 +30,10 @@ public sealed unsafe partial class CpuBackend
         int patch, PixelOrder order, PixelDistance distance, bool divideByWeights, float eps, float scale) where TV : struct, ILanes<TV>
     {
         int height = images.Shape.D2, width = images.Shape.D3, patches = checked((int)hidden.Count);
-        // One run is a patch's row of pixels (all three channels where they are interleaved); each chunk has room for two runs.
-        int run = order == PixelOrder.ChannelFastest ? 3 * patch : patch;
+        // A chunk has room for one run, a patch's row of pixels (all three channels where they are interleaved), and for the weights of a patch.
+        int run = order == PixelOrder.ChannelFastest ? 3 * patch : patch, room = run + Math.Max(run, patch * patch);
         int grain = Math.Max(RowGrain(3 * patch * patch), Rows.Chunks(patches, LossChunks)), chunks = Rows.Chunks(patches, grain);
-        var partial = (double*)Scratch(PartialSlot, (long)chunks * (sizeof(double) + 2 * run * sizeof(float)));
+        var partial = (double*)Scratch(PartialSlot, (long)chunks * (sizeof(double) + room * sizeof(float)));
         var work = (float*)(partial + chunks);
         float* w = weights is { } given ? given.F32 : null;
         int cellRows = weights?.Shape.D1 ?? 1, cellCols = weights?.Shape.D2 ?? 1;
@@ -53,7 +53,7 @@ public sealed unsafe partial class CpuBackend
         }
         double factor = scale / (3 * (counted + eps));
         float* dx = dprediction is { } d ? d.F32 : null;
-        _rows.For(patches, grain, new PixelLossRows<TV>(partial, work, dx, prediction.F32, images.F32, h, w, patch, height, width,
+        _rows.For(patches, grain, new PixelLossRows<TV>(partial, work, room, dx, prediction.F32, images.F32, h, w, patch, height, width,
             cellRows, cellCols, order == PixelOrder.ChannelFastest, distance == PixelDistance.L2, (float)factor));
         double sum = 0;
         for (int c = 0; c < chunks; c++) sum += partial[c];
@@ -86,52 +86,116 @@ public sealed unsafe partial class CpuBackend
     }
 
     /// <summary>One row is one patch: Σ W·|x − x̂|^p where it is hidden, and factor times its gradient.</summary>
-    private readonly struct PixelLossRows<TV>(double* partial, float* work, float* dprediction, float* prediction, float* images,
+    private readonly struct PixelLossRows<TV>(double* partial, float* work, int room, float* dprediction, float* prediction, float* images,
         byte* hidden, float* weights, int patch, int height, int width, int cellRows, int cellCols, bool interleaved, bool squared,
         float factor) : IRowKernel where TV : struct, ILanes<TV>
     {
+        // Patches between the one that is worked on and the one whose lines are asked for.
+        private const int Ahead = 2;
+
+        /// <remarks>
+        /// Of a patch's picture a processor guesses no line: they lie a picture's width apart. So each patch, hidden or not, asks for those of one
+        /// farther on: a core waits for few lines at a time, and so ought to all the time.
+        /// </remarks>
         [MethodImpl(MethodImplOptions.NoInlining)]
         public void Run(int first, int last, int chunk)
         {
-            int size = 3 * patch * patch;
-            float* target = work + (interleaved ? 6L : 2L) * patch * chunk, w = target + (interleaved ? 3 : 1) * patch;
+            int size = 3 * patch * patch, run = interleaved ? 3 * patch : patch;
+            float* target = work + (long)room * chunk, w = target + run;
+            bool whole = !interleaved && patch % TV.Count == 0 && patch % 2 == 0;
             double sum = 0;
             for (int row = first; row < last; row++)
             {
                 float* x = prediction + (long)row * size, dx = dprediction == null ? null : dprediction + (long)row * size;
+                int then = row + Ahead < last && hidden[row + Ahead] != 0 ? row + Ahead : row;
                 if (hidden[row] == 0)
                 {
-                    if (dx != null) Lines<TV>.Set(dx, 0f, size);
-                    continue;
+                    if (dx == null) continue;
+                    if (whole && then != row) Clear(dx, x, Pixels(then), (long)(then - row) * size);
+                    else Lines<TV>.Set(dx, 0f, size);
                 }
-                int next = row + 1;
-                while (next < last && hidden[next] == 0) next++;
-                sum += Patch(dx, x, row, next < last ? next : row, target, w);
+                else if (!whole) sum += Patch(dx, x, row, target, w);
+                else
+                {
+                    if (weights != null) SpreadWeights(w, row);
+                    sum += WholePatch(dx, x, Pixels(row), Pixels(then), w, (long)(then - row) * size);
+                }
             }
             partial[chunk] = sum;
         }
 
+        /// <summary>No gradient of a patch that is not hidden, while the lines of another one are asked for.</summary>
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        private void Clear(float* dx, float* x, float* pixelsThen, long then)
+        {
+            int side = patch;
+            nint down = width, plane = (nint)height * width;
+            for (int c = 0; c < 3; c++, pixelsThen += plane)
+            {
+                float* line = pixelsThen;
+                for (int y = 0; y < side; y++, line += down)
+                    for (int i = 0; i < side; i += TV.Count, x += TV.Count, dx += TV.Count)
+                    {
+                        Lines<TV>.AskFar(line + i);
+                        Lines<TV>.AskFar(x + then);
+                        Lines<TV>.Ask(dx + then);
+                        TV.Zero.Store(dx);
+                    }
+            }
+        }
+
         /// <summary>
-        /// One hidden patch. Asks for the lines of the one that will be next: they lie a picture's width apart, where the processor does not look ahead
-        /// by itself.
+        /// One hidden patch of whole vectors, channel after channel and two lines at a time, so that its prediction and gradient are walked in the
+        /// order of their addresses; and the lines of the patch <paramref name="then"/> floats on are asked for.
         /// </summary>
-        private float Patch(float* dx, float* x, int row, int next, float* target, float* w)
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        private float WholePatch(float* dx, float* x, float* pixels, float* pixelsThen, float* w, long then)
+        {
+            int side = patch;   // fields would be read again after every store
+            nint down = width, plane = (nint)height * width, soon = (nint)(pixelsThen - pixels);
+            bool square = squared, weighted = weights != null, slopes = dx != null;
+            TV f = TV.All(factor), s0 = TV.Zero, s1 = TV.Zero;
+            for (int c = 0; c < 3; c++, pixels += plane)
+            {
+                float* line = pixels, weight = w;
+                for (int y = 0; y < side; y += 2, line += 2 * down, weight += 2 * side, x += side, dx += side)
+                    for (int i = 0; i < side; i += TV.Count, x += TV.Count, dx += TV.Count)
+                    {
+                        Lines<TV>.AskFar(line + i + soon);
+                        Lines<TV>.AskFar(line + i + down + soon);
+                        Lines<TV>.AskFar(x + then);
+                        Lines<TV>.AskFar(x + side + then);
+                        TV a = TV.Load(x) - TV.Load(line + i), b = TV.Load(x + side) - TV.Load(line + down + i);
+                        TV lossA = square ? a * a : TV.Abs(a), lossB = square ? b * b : TV.Abs(b), slopeA = f, slopeB = f;
+                        if (weighted)
+                        {
+                            TV weightA = TV.Load(weight + i), weightB = TV.Load(weight + side + i);
+                            (slopeA, slopeB) = (weightA * f, weightB * f);
+                            (s0, s1) = (TV.MulAdd(weightA, lossA, s0), TV.MulAdd(weightB, lossB, s1));
+                        }
+                        else (s0, s1) = (s0 + lossA, s1 + lossB);
+                        if (!slopes) continue;
+                        Lines<TV>.Ask(dx + then);
+                        Lines<TV>.Ask(dx + side + then);
+                        Slope(a, slopeA, square).Store(dx);
+                        Slope(b, slopeB, square).Store(dx + side);
+                    }
+            }
+            return (s0 + s1).Sum();
+        }
+
+        /// <summary>Any hidden patch, run by run.</summary>
+        private float Patch(float* dx, float* x, int row, float* target, float* w)
         {
             int across = width / patch, length = height / patch * across, cellHeight = height / cellRows;
             int b = row / length, top = row % length / across * patch, left = row % length % across * patch;
-            float* pixels = Pixels(row, across, length);
-            bool whole = !interleaved && patch % TV.Count == 0;
-            long plane = (long)height * width, soon = Pixels(next, across, length) - pixels, rowSoon = (next - row) * 3L * patch * patch;
+            float* pixels = Pixels(row);
+            long plane = (long)height * width;
             TV sum = TV.Zero;
             for (int dy = 0; dy < patch; dy++, pixels += width)
             {
                 if (weights != null && (dy == 0 || (top + dy) % cellHeight == 0))
                     SpreadWeights(w, weights + (long)b * cellRows * cellCols, top + dy, left);
-                if (whole)
-                {
-                    sum = ThreeLines(dx == null ? null : dx + dy * patch, x + dy * patch, pixels, plane, w, soon, rowSoon, sum);
-                    continue;
-                }
                 if (interleaved)
                 {
                     for (int c = 0; c < 3; c++)
@@ -144,44 +208,28 @@ public sealed unsafe partial class CpuBackend
             return sum.Sum();
         }
 
-        /// <summary>A line of a patch in its three channels, in whole vectors.</summary>
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private TV ThreeLines(float* dx, float* x, float* pixels, long plane, float* w, long soon, long rowSoon, TV sum)
-        {
-            int side = patch, area = side * side;   // fields would be read again after every store
-            bool square = squared, weighted = weights != null;
-            TV f = TV.All(factor);
-            for (int i = 0; i < side; i += TV.Count)
-            {
-                Lines<TV>.Ask(pixels + i + soon);
-                Lines<TV>.Ask(pixels + i + plane + soon);
-                Lines<TV>.Ask(pixels + i + 2 * plane + soon);
-                Lines<TV>.Ask(x + i + rowSoon);
-                Lines<TV>.Ask(x + i + area + rowSoon);
-                Lines<TV>.Ask(x + i + 2 * area + rowSoon);
-                Lines<TV>.Ask(dx + i + rowSoon);
-                Lines<TV>.Ask(dx + i + area + rowSoon);
-                Lines<TV>.Ask(dx + i + 2 * area + rowSoon);
-                TV weight = weighted ? TV.Load(w + i) : TV.All(1f), slope = weight * f;
-                TV r = TV.Load(x + i) - TV.Load(pixels + i), g = TV.Load(x + i + area) - TV.Load(pixels + i + plane);
-                TV v = TV.Load(x + i + 2 * area) - TV.Load(pixels + i + 2 * plane);
-                sum = TV.MulAdd(weight, square ? TV.MulAdd(r, r, TV.MulAdd(g, g, v * v)) : TV.Abs(r) + TV.Abs(g) + TV.Abs(v), sum);
-                if (dx == null) continue;
-                Slope(r, slope, square).Store(dx + i);
-                Slope(g, slope, square).Store(dx + i + area);
-                Slope(v, slope, square).Store(dx + i + 2 * area);
-            }
-            return sum;
-        }
-
         /// <summary>The gradient of weight·|d| or weight·d², given factor·weight.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         private static TV Slope(TV d, TV slope, bool square)
             => square ? slope * (d + d) : TV.Where(d, TV.Zero, slope, TV.Where(TV.Zero, d, TV.Zero - slope, TV.Zero));
 
         /// <summary>The first pixel of a patch.</summary>
-        private float* Pixels(int row, int across, int length)
-            => images + (long)(row / length) * 3 * height * width + (long)(row % length / across) * patch * width + row % length % across * patch;
+        private float* Pixels(int row)
+        {
+            int across = width / patch, length = height / patch * across;
+            return images + (long)(row / length) * 3 * height * width + (long)(row % length / across) * patch * width + row % length % across * patch;
+        }
+
+        /// <summary>The weight of each number of a channel of a patch.</summary>
+        private void SpreadWeights(float* w, int row)
+        {
+            int across = width / patch, length = height / patch * across, cellHeight = height / cellRows;
+            int top = row % length / across * patch, left = row % length % across * patch;
+            float* cells = weights + (long)(row / length) * cellRows * cellCols;
+            for (int dy = 0; dy < patch; dy++, w += patch)
+                if (dy == 0 || (top + dy) % cellHeight == 0) SpreadWeights(w, cells, top + dy, left);
+                else Lines<TV>.Copy(w, w - patch, patch);
+        }
 
         /// <summary>The weight of each number of a run in image row <paramref name="y"/>.</summary>
         private void SpreadWeights(float* w, float* cells, int y, int left)
