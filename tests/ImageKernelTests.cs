@@ -252,6 +252,70 @@ public partial class ImageKernelTests
     }
 
     [Test]
+    public void Rows_of_few_and_of_many_corners_in_turn_are_the_definition([Values(70, 518, 583)] int width)
+    {
+        const int height = 41;
+        RngSequence random = new Rng(13, RandomStream.Test, 0).Start();
+        byte[] source = new byte[height * width];
+        for (int i = 0; i < source.Length; i++)
+        {
+            int x = i % width, y = i / width;
+            source[i] = (y / 6 % 5) switch   // slanted edges with a little noise, flat, white noise, only 0 and 255, a slope
+            {
+                0 => (byte)((x * 3 + y * 5) % 97 / 48 * 90 + 60 + random.Below(5)),
+                1 => 128,
+                2 => (byte)random.Word(),
+                3 => (byte)(random.Below(8) == 0 ? 0 : 255),
+                _ => (byte)(x / 3 + y),
+            };
+        }
+        foreach (int threshold in new[] { 0, 1, 10, 60, 127, 128, 253, 254 })
+            foreach (bool suppress in new[] { false, true })
+            {
+                byte[] expected = Definition(source, 1, height, width, threshold, FastType.Type9_16, suppress), host = new byte[source.Length];
+                foreach (SimdLevel level in Levels)
+                {
+                    using CpuBackend backend = new(2, level);
+                    using Device gray = new(backend, new Shape(1, height, width), DType.U8), found = new(backend, gray.Tensor.Shape, DType.U8);
+                    source.CopyTo(gray.Tensor.Host<byte>());
+                    backend.FastKeypoints(found.Tensor, gray.Tensor, threshold, FastType.Type9_16, suppress);
+                    Assert.That(found.Tensor.Host<byte>().SequenceEqual(expected), $"{level} {threshold} {suppress}");
+                }
+                if (!suppress) continue;
+                HostFast.Find(host, source, height, width, threshold, new byte[HostFast.ScratchBytes(width)]);
+                Assert.That(host, Is.EqualTo(expected), $"host {threshold}");
+            }
+    }
+
+    /// <summary>An arc of 8 holds no opposite pair, one of 9 does, wherever it begins.</summary>
+    [Test]
+    public void Nine_pixels_in_a_row_are_a_corner_and_eight_are_none([ValueSource(nameof(Levels))] SimdLevel level)
+    {
+        (int X, int Y)[] circle = [(0, 3), (1, 3), (2, 2), (3, 1), (3, 0), (3, -1), (2, -2), (1, -3),
+            (0, -3), (-1, -3), (-2, -2), (-3, -1), (-3, 0), (-3, 1), (-2, 2), (-1, 3)];
+        const int cell = 9, width = 16 * cell, height = 4 * cell, threshold = 20;
+        using CpuBackend backend = new(1, level);
+        using Device gray = new(backend, new Shape(1, height, width), DType.U8), found = new(backend, new Shape(1, height, width), DType.U8);
+        gray.Tensor.Host<byte>().Fill(100);
+        for (int kind = 0; kind < 4; kind++)
+            for (int start = 0; start < 16; start++)
+                for (int k = 0; k < 8 + kind % 2; k++)
+                {
+                    (int dx, int dy) = circle[(start + k) % 16];
+                    gray.Tensor.Host<byte>()[(kind * cell + 4 + dy) * width + start * cell + 4 + dx] = (byte)(kind < 2 ? 121 : 79);
+                }
+        backend.FastKeypoints(found.Tensor, gray.Tensor, threshold, FastType.Type9_16, suppress: false);
+        for (int kind = 0; kind < 4; kind++)
+            for (int start = 0; start < 16; start++)
+            {
+                int center = (kind * cell + 4) * width + start * cell + 4;
+                Assert.That(found.Tensor.Host<byte>()[center], Is.EqualTo(kind % 2 == 0 ? 0 : 21), $"{kind} {start}");
+            }
+        byte[] expected = Definition(gray.Tensor.Host<byte>().ToArray(), 1, height, width, threshold, FastType.Type9_16, false);
+        Assert.That(found.Tensor.Host<byte>().SequenceEqual(expected));
+    }
+
+    [Test]
     public void Luma_marks_and_densities_of_every_size_stay_inside_their_operands()
     {
         RngSequence random = new Rng(12, RandomStream.Test, 0).Start();

@@ -24,51 +24,79 @@ internal static unsafe class Fast
     /// <summary>Bytes of one list of vectors: two vectors of a row may overlap their neighbours.</summary>
     public static int ListBytes(int width, int lanes) => (sizeof(int) * (width / lanes + 3) + 63) & ~63;
 
+    /// <summary>How an arc differs from its pixel.</summary>
+    [Flags]
+    public enum Corner { None, Bright, Dark, Either }
+
     /// <summary>What is looked at around a pixel.</summary>
     public interface ICircle
     {
-        /// <summary>False only where none of Count pixels from <paramref name="p"/> is a corner: one opposite pair, loaded where rows are aligned.</summary>
-        static abstract bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>;
+        /// <summary>
+        /// The corners that Count pixels from <paramref name="p"/> may hold, none missing. One opposite pair first, loaded where rows are aligned;
+        /// where corners are <paramref name="few"/>, whatever else rejects most of the rest.
+        /// </summary>
+        static abstract Corner MayHold<TB>(byte* p, nint stride, TB threshold, bool few) where TB : struct, IByteLanes<TB>;
 
-        /// <summary>Values of Count pixels from <paramref name="p"/>: 0 where value ≤ threshold.</summary>
-        static abstract TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>;
+        /// <summary>Values of Count pixels from <paramref name="p"/>, 0 where value ≤ threshold: <paramref name="corners"/> only.</summary>
+        static abstract TB Values<TB>(byte* p, nint stride, TB threshold, Corner corners) where TB : struct, IByteLanes<TB>;
     }
 
     /// <summary>9 of the 16 pixels at distance 3.</summary>
     public readonly struct Circle16 : ICircle
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        public static Corner MayHold<TB>(byte* p, nint stride, TB threshold, bool few) where TB : struct, IByteLanes<TB>
         {
-            TB center = TB.Load(p), v0 = TB.Load(p + 3 * stride), v8 = TB.Load(p - 3 * stride);
-            return TB.AnyAbove(TB.Max(v0, v8), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Min(v0, v8));
+            TB center = TB.Load(p), high = TB.Plus(center, threshold), low = TB.Minus(center, threshold);
+            TB a = TB.Load(p + 3 * stride), b = TB.Load(p - 3 * stride), one = TB.Max(a, b), both = TB.Min(a, b);
+            if (!TB.AnyAbove(one, high, low, both)) return Corner.None;
+            // An arc of 9 ends on the pixel opposite its first: it holds one pixel at least of every pair, and both of one pair.
+            byte* u1 = p - stride, u2 = u1 - stride, u3 = u2 - stride, d1 = p + stride, d2 = d1 + stride, d3 = d2 + stride;
+            (a, b) = (TB.Load(p + 3), TB.Load(p - 3));
+            (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+            (a, b) = (TB.Load(d2 + 2), TB.Load(u2 - 2));
+            (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+            (a, b) = (TB.Load(u2 + 2), TB.Load(d2 - 2));
+            (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+            TB bright = one, dark = both;
+            if (few)
+            {
+                // Beside a straight edge 8 pixels differ and no pair lies on one side of it: nearly all that passes all pairs is a corner.
+                (a, b) = (TB.Load(d3 + 1), TB.Load(u3 - 1));
+                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+                (a, b) = (TB.Load(d1 + 3), TB.Load(u1 - 3));
+                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+                (a, b) = (TB.Load(u1 + 3), TB.Load(d1 - 3));
+                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+                (a, b) = (TB.Load(u3 + 1), TB.Load(d3 - 1));
+                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+                (bright, dark) = (TB.Min(one, both), TB.Max(one, both));
+            }
+            // One branch for most, and none between the two kinds: neither would be foreseen.
+            if (!TB.AnyAbove(bright, high, low, dark)) return Corner.None;
+            return (Corner)(Unsafe.BitCast<bool, byte>(TB.AnyAbove(bright, high)) | Unsafe.BitCast<bool, byte>(TB.AnyAbove(low, dark)) << 1);
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        public static TB Values<TB>(byte* p, nint stride, TB threshold, Corner corners) where TB : struct, IByteLanes<TB>
         {
             byte* u1 = p - stride, u2 = u1 - stride, u3 = u2 - stride, d1 = p + stride, d2 = d1 + stride, d3 = d2 + stride;
             // Saturated limits are exact: a byte beyond 255 or below 0 does not exist.
             TB center = TB.Load(p), high = TB.Plus(center, threshold), low = TB.Minus(center, threshold);
-            // An arc of 9 holds one pixel at least of every opposite pair, so the pairs bound both extremes: most pixels end here.
             TB v0 = TB.Load(d3), v8 = TB.Load(u3), v4 = TB.Load(p + 3), v12 = TB.Load(p - 3);
             TB v2 = TB.Load(d2 + 2), v10 = TB.Load(u2 - 2), v6 = TB.Load(u2 + 2), v14 = TB.Load(d2 - 2);
-            TB bright = TB.Min(TB.Min(TB.Max(v0, v8), TB.Max(v4, v12)), TB.Min(TB.Max(v2, v10), TB.Max(v6, v14)));
-            TB dark = TB.Max(TB.Max(TB.Min(v0, v8), TB.Min(v4, v12)), TB.Max(TB.Min(v2, v10), TB.Min(v6, v14)));
-            bool anyBright = TB.AnyAbove(bright, high), anyDark = TB.AnyAbove(low, dark);
-            TB value = TB.Zero;
-            if (!anyBright && !anyDark) return value;
             TB v1 = TB.Load(d3 + 1), v3 = TB.Load(d1 + 3), v5 = TB.Load(u1 + 3), v7 = TB.Load(u3 + 1);
             TB v9 = TB.Load(u3 - 1), v11 = TB.Load(u1 - 3), v13 = TB.Load(d1 - 3), v15 = TB.Load(d3 - 1);
+            TB value = TB.Zero;
             // Two arcs of 9 share the 8 pixels between their ends: max over both of the min = min(shared 8, max(end, end)).
-            if (anyBright)
+            if ((corners & Corner.Bright) != 0)
             {
-                bright = MaxOfMins(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
+                TB bright = MaxOfMins(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
                 value = TB.Keep(TB.Minus(bright, center), bright, high);
             }
-            if (anyDark)
+            if ((corners & Corner.Dark) != 0)
             {
-                dark = MinOfMaxs(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
+                TB dark = MinOfMaxs(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15);
                 value = TB.Max(value, TB.Keep(TB.Minus(center, dark), low, dark));
             }
             return value;
@@ -115,14 +143,14 @@ internal static unsafe class Fast
     public readonly struct Circle12 : ICircle
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        public static Corner MayHold<TB>(byte* p, nint stride, TB threshold, bool few) where TB : struct, IByteLanes<TB>
         {
             TB center = TB.Load(p), v0 = TB.Load(p + 2 * stride), v6 = TB.Load(p - 2 * stride);
-            return TB.AnyAbove(TB.Max(v0, v6), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Min(v0, v6));
+            return TB.AnyAbove(TB.Max(v0, v6), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Min(v0, v6)) ? Corner.Either : Corner.None;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        public static TB Values<TB>(byte* p, nint stride, TB threshold, Corner corners) where TB : struct, IByteLanes<TB>
         {
             byte* u1 = p - stride, u2 = u1 - stride, d1 = p + stride, d2 = d1 + stride;
             TB center = TB.Load(p);
@@ -159,14 +187,14 @@ internal static unsafe class Fast
     public readonly struct Circle8 : ICircle
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static bool MayHold<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        public static Corner MayHold<TB>(byte* p, nint stride, TB threshold, bool few) where TB : struct, IByteLanes<TB>
         {
             TB center = TB.Load(p), v0 = TB.Load(p + stride), v4 = TB.Load(p - stride);
-            return TB.AnyAbove(TB.Min(v0, v4), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Max(v0, v4));
+            return TB.AnyAbove(TB.Min(v0, v4), TB.Plus(center, threshold), TB.Minus(center, threshold), TB.Max(v0, v4)) ? Corner.Either : Corner.None;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static TB Values<TB>(byte* p, nint stride, TB threshold) where TB : struct, IByteLanes<TB>
+        public static TB Values<TB>(byte* p, nint stride, TB threshold, Corner corners) where TB : struct, IByteLanes<TB>
         {
             byte* up = p - stride, down = p + stride;
             TB center = TB.Load(p);
@@ -207,25 +235,26 @@ internal static unsafe class Fast
     /// <summary>Writes the values of a row between its borders and lists where vectors that hold corners begin; returns their number.</summary>
     /// <remarks>The first and the last vector overlap their neighbours: nothing outside the picture is read, and those between lie aligned.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]   // a profile of one picture moves the loop's blocks: a third slower on others
-    public static int Row<TB, TCircle>(byte* values, int* corners, byte* gray, int width, byte threshold)
+    public static int Row<TB, TCircle>(byte* values, int* corners, byte* gray, int width, byte threshold, bool few)
         where TB : struct, IByteLanes<TB> where TCircle : struct, ICircle
     {
         TB limit = TB.All(threshold);
         int count = 0, last = width - Border - TB.Count;
         for (int x = Border; ; x = Math.Min((x + TB.Count) & -TB.Count, last))
         {
-            if (!TCircle.MayHold(gray + x, width, limit)) TB.Zero.Store(values + x);
-            else if (Corners<TB, TCircle>(values + x, gray + x, width, limit)) corners[count++] = x;
+            Corner held = TCircle.MayHold(gray + x, width, limit, few);
+            if (held == Corner.None) TB.Zero.Store(values + x);
+            else if (Corners<TB, TCircle>(values + x, gray + x, width, limit, held)) corners[count++] = x;
             if (x == last) return count;
         }
     }
 
     // Its own method: the loop around it stays in registers.
     [MethodImpl(MethodImplOptions.NoInlining | MethodImplOptions.AggressiveOptimization)]
-    private static bool Corners<TB, TCircle>(byte* values, byte* p, nint stride, TB threshold)
+    private static bool Corners<TB, TCircle>(byte* values, byte* p, nint stride, TB threshold, Corner corners)
         where TB : struct, IByteLanes<TB> where TCircle : struct, ICircle
     {
-        TB v = TCircle.Values(p, stride, threshold);
+        TB v = TCircle.Values(p, stride, threshold, corners);
         v.Store(values);
         return v.Any;
     }
@@ -265,17 +294,20 @@ internal readonly unsafe struct FastBands<TB, TCircle>(byte* keypoints, byte* gr
             int* list = (int*)(rows + 3 * Fast.RowBytes(width));
             if (suppress) Suppressed(keypoints + image, gray + image, top, bottom, rows, list);
             else
-                for (int y = top; y < bottom; y++) Values(keypoints + image + (nint)y * width, list, gray + image, y);
+                for (int y = top, count = 0; y < bottom; y++) count = Values(keypoints + image + (nint)y * width, list, gray + image, y, count);
         }
     }
 
     /// <summary>One row of values, zero where no circle fits; how many vectors hold corners, listed.</summary>
-    private int Values(byte* row, int* corners, byte* picture, int y)
+    /// <param name="above">How many do in the row above: a guess only, the values do not depend on it.</param>
+    private int Values(byte* row, int* corners, byte* picture, int y, int above)
     {
         if (width - 2 * Fast.Border >= TB.Count && y >= Fast.Border && y < height - Fast.Border)
         {
             for (int x = 0; x < Fast.Border; x++) row[x] = row[width - 1 - x] = 0;
-            return Fast.Row<TB, TCircle>(row, corners, picture + (nint)y * width, width, threshold);
+            // Where every third vector holds corners all pairs reject too few to pay for themselves, and a single lane is evaluated as fast.
+            bool few = TB.Count > 1 && 3 * TB.Count * above < width;
+            return Fast.Row<TB, TCircle>(row, corners, picture + (nint)y * width, width, threshold, few);
         }
         Unsafe.InitBlockUnaligned(row, 0, (uint)width);
         return 0;
@@ -291,11 +323,10 @@ internal readonly unsafe struct FastBands<TB, TCircle>(byte* keypoints, byte* gr
         }
         byte* above = rows + Fast.Pad, row = above + bytes, below = row + bytes;
         int* corners = list, cornersBelow = (int*)((byte*)list + Fast.ListBytes(width, TB.Count));
-        Values(above, corners, picture, top - 1);
-        int count = Values(row, corners, picture, top);
+        int count = Values(row, corners, picture, top, Values(above, corners, picture, top - 1, 0));
         for (int y = top; y < bottom; y++)
         {
-            int countBelow = Values(below, cornersBelow, picture, y + 1);
+            int countBelow = Values(below, cornersBelow, picture, y + 1, count);
             byte* line = kept + (nint)y * width;
             Unsafe.InitBlockUnaligned(line, 0, (uint)width);
             Fast.Suppress<TB>(line, above, row, below, corners, count);
