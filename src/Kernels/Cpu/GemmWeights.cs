@@ -40,6 +40,9 @@ internal unsafe struct WeightGradient
     /// <summary>Tiles of bfloat16 pairs: a step of the sum is two tokens. Null: float32, a token a step.</summary>
     public readonly TileRoutines? Dots;
 
+    /// <summary>a is float32, and rounded where it is packed.</summary>
+    public readonly bool Rounds => Dots != null && TypeA == DType.F32;
+
     /// <summary>Steps of the sum that some tokens are.</summary>
     public readonly int Steps(int tokens) => Dots == null ? tokens : Ceiling(tokens, 2);
 
@@ -209,7 +212,7 @@ public sealed unsafe partial class CpuBackend
             {
                 // If there is a whole tile in the first row and the first panel; of pairs every tile is whole, if all tokens are in pairs.
                 p.Gathers = t.Tail == 0
-                    && (g.Dots == null ? g.Emitted != null && p.Rows >= TileCode.Rows : g.TypeA == DType.BF16 && g.TypeB == DType.BF16 && p.Tokens % 2 == 0);
+                    && (g.Dots == null ? g.Emitted != null && p.Rows >= TileCode.Rows : g.TypeB == DType.BF16 && p.Tokens % 2 == 0);
                 p.Whole = p.Gathers ? p.Rows / TileCode.Rows * TileCode.Rows : 0;
             }
             bool gathersB = p.Gathers && t.Tail == 0;
@@ -230,7 +233,7 @@ public sealed unsafe partial class CpuBackend
                 if (gathersB && i < p.Whole)
                 {
                     asks.Next(ref t, i, p.Rows);
-                    (g.Dots ?? g.Emitted!).Gather(&t, vectors, firstA, firstB);
+                    (g.Dots ?? g.Emitted!).Gather(&t, vectors, firstA, firstB, g.Rounds);
                 }
                 else if (g.Dots is { } dots)
                 {
@@ -280,7 +283,7 @@ public sealed unsafe partial class CpuBackend
             private readonly byte* _a;
             private byte* _b, _corner;
             private readonly nint _aRow, _bRow, _aPiece, _bPiece;
-            private readonly int _aTiles, _bLines;
+            private readonly int _aTiles, _aRows, _bLines;
             private int _left, _line, _corners;
 
             /// <summary>Before a panel.</summary>
@@ -291,11 +294,12 @@ public sealed unsafe partial class CpuBackend
                 (_aRow, _bRow) = ((nint)g.M * aSize, (nint)g.N * bSize);
                 (_aPiece, _bPiece) = (asks * _aRow, asks * _bRow);
                 _aTiles = 64 / aSize / TileCode.Rows;
+                _aRows = p.Gathers && g.Rounds ? 2 : 1;   // in a turn
                 _bLines = bSize == 2 ? 2 : 3;
                 _left = p.Tokens / Math.Max(1, asks);
                 _a = turn.Opens ? g.AtA(p.Token, p.Row) : null;
                 _b = g.AtB(next, turn.NextPanel * MicroKernels.Vectors * 16);
-                _corners = last ? _aTiles : 0;
+                _corners = last ? _aRows * _aTiles : 0;
                 _corner = g.AtA(next, p.Row);
             }
 
@@ -307,8 +311,8 @@ public sealed unsafe partial class CpuBackend
                 int tile = i / TileCode.Rows & (_aTiles - 1);
                 if (_a != null && i + (_aTiles - tile) * TileCode.Rows < rows)
                 {
-                    t.Ahead = _a + (i / (_aTiles * TileCode.Rows) + 1) * 64 + tile * _aPiece;
-                    t.AheadStep = _aRow;
+                    t.Ahead = _a + (i / (_aTiles * TileCode.Rows) + 1) * 64 + tile * _aRows * _aPiece;
+                    t.AheadStep = _aRows * _aRow;
                 }
                 if (_left > 0)
                 {

@@ -41,7 +41,8 @@ internal static unsafe partial class TileCode
     /// <param name="pairs">What is copied lies in memory as rows of bfloat16, AStep and BRow being two of them, and is paired on its way.</param>
     /// <param name="copiesA">Rows of a go to CopyA, eight numbers after eight numbers, and their sums to Sums.</param>
     /// <param name="copiesB">Rows of b go to CopyB, 48 numbers after 48 numbers.</param>
-    public static Assembler Gathering(int vectors, bool pairs, bool copiesA, bool copiesB)
+    /// <param name="rounds">Rows of a that are copied in pairs are float32 and are rounded on their way. A turn asks for two rows then, Ahead and the one after it.</param>
+    public static Assembler Gathering(int vectors, bool pairs, bool copiesA, bool copiesB, bool rounds = false)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
         Fields f = new();
@@ -58,7 +59,7 @@ internal static unsafe partial class TileCode
         c.mov(copyB, __[rdi + f.CopyB]);
         c.mov(a, __[rdi + f.A]);
         c.mov(aStep, __[rdi + f.AStep]);
-        c.shl(aStep, (byte)(pairs && copiesA ? 1 : 2));   // pairs are copied row by row
+        c.shl(aStep, (byte)(pairs && copiesA && !rounds ? 1 : 2));   // pairs are copied row by row
         c.mov(b, __[rdi + f.B]);
         c.mov(bRow, __[rdi + f.BRow]);
         c.shl(bRow, (byte)(pairs && copiesB ? 1 : 2));
@@ -83,6 +84,7 @@ internal static unsafe partial class TileCode
                 c.prefetcht1(__byte_ptr[also]);
                 c.add(also, alsoStep);
             }
+            else if (rounds) c.prefetcht1(__byte_ptr[r10 + aStep]);
             LoadB();
             if (copiesA) CopyRowA();
             bool fromCopy = pairs && copiesA;   // the pairs exist nowhere else
@@ -119,6 +121,21 @@ internal static unsafe partial class TileCode
                 c.vmovups(ymm27, __ymmword_ptr[a]);
                 c.vmovups(__ymmword_ptr[copyA], ymm27);
                 c.vaddps(ymm28, ymm28, ymm27);
+                return;
+            }
+            if (rounds)
+            {
+                foreach ((AssemblerRegisterYMM row, AssemblerRegisterXMM half) in new[] { (ymm26, xmm26), (ymm27, xmm27) })
+                {
+                    c.vmovups(row, __ymmword_ptr[a]);
+                    c.add(a, aStep);
+                    c.vaddps(ymm28, ymm28, row);
+                    c.vcvtneps2bf16(half, row);
+                    c.vpmovzxwd(row, half);
+                }
+                c.vpslld(ymm27, ymm27, 16);
+                c.vpord(ymm26, ymm26, ymm27);
+                c.vmovups(__ymmword_ptr[copyA], ymm26);
                 return;
             }
             c.vpmovzxwd(ymm26, __xmmword_ptr[a]);

@@ -11,7 +11,7 @@ internal sealed unsafe class TileRoutines
     private readonly nint[] _across = new nint[MicroKernels.Vectors + 1];
     private readonly nint[] _rounded = new nint[MicroKernels.Vectors + 1];
 
-    private readonly nint[] _gather = new nint[4 * (MicroKernels.Vectors + 1)];
+    private readonly nint[] _gather = new nint[6 * (MicroKernels.Vectors + 1)];
 
     private readonly nint[] _curved = new nint[2 * (MicroKernels.Vectors + 1)];
 
@@ -25,7 +25,9 @@ internal sealed unsafe class TileRoutines
             _along[v] = code.Add(TileCode.AlongRows(v, pairs));
             _across[v] = code.Add(TileCode.AcrossRows(v, pairs));
             for (int copies = 0; copies < 4; copies++)
-                _gather[4 * v + copies] = code.Add(TileCode.Gathering(v, pairs, (copies & 1) != 0, (copies & 2) != 0));
+                _gather[6 * v + copies] = code.Add(TileCode.Gathering(v, pairs, (copies & 1) != 0, (copies & 2) != 0));
+            for (int copiesB = 0; pairs && copiesB < 2; copiesB++)
+                _gather[6 * v + 4 + copiesB] = code.Add(TileCode.Gathering(v, pairs, true, copiesB != 0, rounds: true));
             _curved[2 * v] = code.Add(TileCode.AlongRows(v, pairs, pairs, TileCurve.Gelu));
             _curved[2 * v + 1] = code.Add(TileCode.AlongRows(v, pairs, pairs, TileCurve.Slope));
             if (pairs) _rounded[v] = code.Add(TileCode.AlongRows(v, pairs, rounds: true));
@@ -73,6 +75,8 @@ internal sealed unsafe class TileRoutines
     /// As <see cref="Across"/>, with two runs of lines asked for; copies rows of a or of b to CopyA and CopyB as it goes, pairing rows of bfloat16. Sums of
     /// a come with its copy.
     /// </summary>
-    public void Gather(Tile* t, int vectors, bool copiesA = false, bool copiesB = false)
-        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_gather[4 * vectors + (copiesA ? 1 : 0) + (copiesB ? 2 : 0)])(t);
+    /// <param name="rounds">Of pairs only: rows of a that are copied are float32.</param>
+    public void Gather(Tile* t, int vectors, bool copiesA = false, bool copiesB = false, bool rounds = false)
+        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)
+            _gather[6 * vectors + (copiesA && rounds ? 4 + (copiesB ? 1 : 0) : (copiesA ? 1 : 0) + (copiesB ? 2 : 0))])(t);
 }
