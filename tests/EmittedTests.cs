@@ -26,10 +26,10 @@ public class EmittedTests
     }
 
     [Test]
-    public void Emitted_and_compiled_tiles_give_the_same_bits([Values] bool accumulate)
+    public void Emitted_tiles_on_threads_and_compiled_ones_on_one_give_the_same_bits([Values] bool accumulate, [Values(2, 4)] int threads)
     {
         if (TileRoutines.Instance == null) Assert.Ignore($"No emitted tiles here: {TileRoutines.Absence}.");
-        using CpuBackend emitted = new(2), compiled = new(2, emit: false);
+        using CpuBackend emitted = new(threads), compiled = new(1, emit: false);
         foreach ((int rows, int outs, int ins) in s_shapes)
         {
             var results = new List<float[][]>();
@@ -37,17 +37,21 @@ public class EmittedTests
             {
                 Tensor x = Some(cpu, 1, rows, ins), w = Some(cpu, 2, outs, ins), b = Some(cpu, 3, outs), dy = Some(cpu, 4, rows, outs),
                     y = Some(cpu, 5, rows, outs), dx = Some(cpu, 6, rows, ins), dw = Some(cpu, 7, outs, ins), db = Some(cpu, 8, outs),
-                    onlyDb = Some(cpu, 8, outs), h = Some(cpu, 5, rows, outs), gelu = Some(cpu, 5, rows, outs), sloped = Some(cpu, 5, rows, ins);
+                    onlyDb = Some(cpu, 8, outs), h = Some(cpu, 5, rows, outs), gelu = Some(cpu, 5, rows, outs), sloped = Some(cpu, 5, rows, ins),
+                    sum = Some(cpu, 9, rows, outs), scaled = Some(cpu, 9, rows, outs), gamma = Some(cpu, 10, outs),
+                    scale = Some(cpu, 11, Enumerable.Range(2, rows).First(d => rows % d == 0));
+                cpu.LinearResidualForward(sum, x, w, b, dy, null, null);
+                cpu.LinearResidualForward(scaled, x, w, b, scaled, gamma, scale);
                 cpu.LinearForward(y, x, w, b);
                 cpu.LinearGeluForward(gelu, h, x, w, b);
                 cpu.LinearGeluBackward(sloped, dy, w, x);
                 Grad Into(Tensor t) => accumulate ? Grad.Add(t) : Grad.Write(t);
                 cpu.LinearBackward(Into(dx), Into(dw), Into(db), dy, x, w);
                 cpu.LinearBackward(Grad.None, Grad.None, Into(onlyDb), dy, x, w);
-                results.Add([.. new[] { y, dx, dw, db, onlyDb, h, gelu, sloped }.Select(t => t.Host<float>().ToArray())]);
-                foreach (Tensor t in new[] { x, w, b, dy, y, dx, dw, db, onlyDb, h, gelu, sloped }) t.Storage.Dispose();
+                results.Add([.. new[] { y, dx, dw, db, onlyDb, h, gelu, sloped, sum, scaled }.Select(t => t.Host<float>().ToArray())]);
+                foreach (Tensor t in new[] { x, w, b, dy, y, dx, dw, db, onlyDb, h, gelu, sloped, sum, scaled, gamma, scale }) t.Storage.Dispose();
             }
-            string[] names = ["y", "dx", "dw", "db", "db alone", "h", "its GELU", "dx with GELU's slope"];
+            string[] names = ["y", "dx", "dw", "db", "db alone", "h", "its GELU", "dx with GELU's slope", "the sum with a residual", "that with scales, in place"];
             for (int i = 0; i < names.Length; i++)
                 Assert.That(results[0][i].AsSpan().SequenceEqual(results[1][i]), $"{names[i]} of {rows} × {outs} × {ins}");
             Assert.That(results[0][3], Is.EqualTo(results[0][4]), "the bias gradient with and without the weight's");

@@ -261,6 +261,11 @@ public sealed unsafe partial class CpuBackend
         public int Group;
 
         public readonly float OfRow(int row) => Row == null ? 1f : Row[row / Group];
+
+        public readonly void OfRows(float* scales, int row, int rows)
+        {
+            for (int r = 0; r < rows; r++) scales[r] = OfRow(row + r);
+        }
     }
 
     private static BranchScales Scales(string op, Tensor y, Tensor? gamma, Tensor? rowScale)

@@ -207,12 +207,14 @@ public sealed unsafe partial class CpuBackend
             int tileRows = MicroKernels.Rows<TV>(), width = MicroKernels.Vectors * TV.Count;
             int lastPanel = Math.Min(firstPanel + p.GroupPanels, Ceiling(p.N, width));
             float* zeros = stackalloc float[3 * 16];
-            float* branch = stackalloc float[8 * 3 * 16];
+            float* branch = stackalloc float[8 * 3 * 16], ones = stackalloc float[3 * 16], scales = stackalloc float[8];
             new Span<float>(zeros, 3 * 16).Clear();
+            new Span<float>(ones, 3 * 16).Fill(1f);
             Tile t = default;
             bool apart = p.Finish == Finish.Residual;
-            bool curves = p.Finish is Finish.Gelu or Finish.Slope && TV.Count == 16 && p.Emitted != null && p.Block >= p.K && !p.Accumulate;
-            (t.ARow, t.AStep, t.BRow, t.CRow) = (p.K, 1, width, apart ? width : p.N);
+            bool finishes = p.Finish != Finish.Plain && TV.Count == 16 && p.Emitted != null && (apart || p.Block >= p.K && !p.Accumulate);
+            (t.ARow, t.AStep, t.BRow) = (p.K, 1, width);
+            t.RowScales = scales;
             for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
             {
                 t.K = Math.Min(p.Block, p.K - k);
@@ -231,6 +233,7 @@ public sealed unsafe partial class CpuBackend
                     t.AheadStep = fetchesA ? tileRows * sizeof(float) : Math.Min(64, Ceiling(shareOfB * sizeof(float), t.K));
                     t.AheadJump = fetchesA ? (p.K - t.K / 16 * 16) * (nint)sizeof(float) : 0;
                     t.Start = starts && p.Bias != null ? p.Bias + col : zeros;
+                    t.Gamma = p.Scales.Gamma == null ? ones : p.Scales.Gamma + col;
                     for (int row = firstRow; row < lastRow; row += tileRows)
                     {
                         int rows = Math.Min(tileRows, lastRow - row);
@@ -238,13 +241,17 @@ public sealed unsafe partial class CpuBackend
                         t.A = p.A + (nint)row * p.K + k;
                         t.Ahead = (byte*)(fetchesA ? t.A + (nint)tileRows * p.K : nextB);
                         nextB += shareOfB;
-                        t.C = apart ? branch : c;
-                        if (curves && rows == tileRows && t.Tail == 0)
+                        if (finishes && rows == tileRows && t.Tail == 0)
                         {
-                            t.Beside = p.Beside + (nint)row * p.N + col;
-                            p.Emitted!.AlongCurved(&t, vectors, p.Finish == Finish.Slope);
+                            t.C = c;
+                            t.CRow = p.N;
+                            t.Beside = apart && !starts ? c : (apart ? p.Residual : p.Beside) + (nint)row * p.N + col;
+                            if (apart) p.Scales.OfRows(scales, row, rows);
+                            p.Emitted!.AlongFinished(&t, vectors, p.Finish);
                             continue;
                         }
+                        t.C = apart ? branch : c;
+                        t.CRow = apart ? width : p.N;
                         MicroKernels.Run<TV>(t, rows, vectors, false, p.Emitted);
                         nint ahead = Ahead(p, row, tileRows, firstRow, lastRow, panel + 1 == lastPanel, width);
                         if (apart) AddBranch(branch, row, rows, col, cols, starts, ahead);

@@ -155,9 +155,12 @@ public sealed unsafe partial class CpuBackend
             int packFrom = q.InPlace ? firstRow + (lastRow - firstRow) / tileRows * tileRows : firstRow;
             if (packFrom < lastRow) PackA(area, packedRow, packFrom, lastRow - packFrom);
             bool apart = p.Finish == Finish.Residual, sloped = p.Finish == Finish.Slope, curved = sloped || p.Finish == Finish.Gelu;
-            bool roundable = q.HalfC && q.Code.Dots != null && p.Block >= p.K && !p.Accumulate;
+            bool inOne = q.Code.Dots != null && p.Block >= p.K && !p.Accumulate;
             Tile t = default;
             (t.AStep, t.BRow) = (1, width);
+            float* ones = stackalloc float[3 * 16], scales = stackalloc float[8];
+            new Span<float>(ones, 3 * 16).Fill(1f);
+            t.RowScales = scales;
             for (int panel = firstPanel; panel < lastPanel; panel++)
             {
                 int col = panel * width, cols = Math.Min(width, p.N - col), vectors = Ceiling(cols, 16);
@@ -171,16 +174,18 @@ public sealed unsafe partial class CpuBackend
                 // As in float32: the first panel's tiles fetch the next tile's rows of A, the others' the next panel of B among them.
                 bool fetchesA = panel == firstPanel && q.InPlace;
                 nint shareOfB = Ceiling(q.BlockPairs * width, rowTiles), nextB = (nint)(q.B + (panel + 1) * q.Panel);
+                t.Gamma = p.Scales.Gamma == null ? ones : p.Scales.Gamma + col;
                 t.AheadStep = fetchesA ? tileRows * sizeof(uint) : Math.Min(64, Ceiling((int)shareOfB * sizeof(uint), q.BlockPairs));
                 for (int row = firstRow; row < lastRow; row += tileRows, nextB += shareOfB * sizeof(uint))
                 {
                     int n = Math.Min(tileRows, lastRow - row);
-                    bool inPlace = q.InPlace && n == tileRows, whole = n == tileRows && !apart && (cols == width || q.Code.Dots != null && cols % 16 == 0);
-                    bool rounds = roundable && whole, direct = whole && !q.HalfC;
+                    bool inPlace = q.InPlace && n == tileRows, whole = n == tileRows && (cols == width || q.Code.Dots != null && cols % 16 == 0);
+                    bool adds = inOne && whole && apart, rounds = inOne && whole && !apart && q.HalfC, direct = adds || whole && !apart && !q.HalfC;
                     uint* a = inPlace ? (uint*)q.A + (nint)row * (p.K / 2) : area + (row - packFrom) * packedRow;
                     t.ARow = inPlace ? p.K / 2 : packedRow;
                     nint at = (nint)row * p.N + col;
-                    t.Beside = (ushort*)p.Beside + at;
+                    t.Beside = apart ? (void*)(p.Residual + at) : (ushort*)p.Beside + at;
+                    if (adds) p.Scales.OfRows(scales, row, n);
                     for (int k = 0, block = 0; k < p.K; k += p.Block, block++)
                     {
                         int length = Math.Min(p.Block, p.K - k);
@@ -192,10 +197,10 @@ public sealed unsafe partial class CpuBackend
                         t.C = direct ? p.C + at : rounds ? (float*)((ushort*)p.C + at) : spare;
                         t.CRow = direct || rounds ? p.N : width;
                         t.Ahead = fetchesA ? (byte*)(a + tileRows * t.ARow) + k / 2 * t.AheadStep : block == 0 ? (byte*)nextB : (byte*)t.B;
-                        if (rounds && curved) q.Code.Dots!.AlongCurved(&t, vectors, sloped);
+                        if (adds || rounds && curved) q.Code.Dots!.AlongFinished(&t, vectors, p.Finish);
                         else q.Code.Run(&t, vectors, rounds);
                     }
-                    if (rounds) continue;
+                    if (rounds || adds) continue;
                     nint ahead = Ahead(p, row, tileRows, firstRow, lastRow, panel + 1 == lastPanel, width);
                     if (curved && q.HalfC) Curve(spare, width, at, ahead, n, cols);
                     else

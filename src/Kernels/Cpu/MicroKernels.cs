@@ -65,8 +65,13 @@ internal unsafe struct Tile
     /// <summary>Where the sums of a over k go, one for each of the eight.</summary>
     public float* Sums;
 
-    /// <summary>For tiles that end with a curve (TileRoutines.AlongCurved) only: where GELU goes, or what its slope is taken of; rows CRow apart.</summary>
+    /// <summary>
+    /// For tiles that are finished (TileRoutines.AlongFinished) only: where GELU goes, what its slope is taken of, or the residual; rows CRow apart.
+    /// </summary>
     public void* Beside;
+
+    /// <summary>Of a residual's tile: what its columns and its rows are multiplied by.</summary>
+    public float* Gamma, RowScales;
 }
 
 /// <summary>

@@ -21,7 +21,7 @@ internal static unsafe partial class TileCode
     /// <summary>Where the fields of <see cref="Tile"/> lie.</summary>
     private readonly struct Fields
     {
-        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, AheadJump, Also, AlsoStep, CopyA, CopyB, Sums, Beside;
+        public readonly int K, A, ARow, AStep, B, BRow, Start, C, CRow, Accumulate, Ahead, AheadStep, AheadJump, Also, AlsoStep, CopyA, CopyB, Sums, Beside, Gamma, RowScales;
 
         public Fields()
         {
@@ -31,7 +31,7 @@ internal static unsafe partial class TileCode
             (B, BRow, Start, C, CRow) = (At(&t.B), At(&t.BRow), At(&t.Start), At(&t.C), At(&t.CRow));
             (Accumulate, Ahead, AheadStep) = (At(&t.Accumulate), At(&t.Ahead), At(&t.AheadStep));
             AheadJump = At(&t.AheadJump);
-            Beside = At(&t.Beside);
+            (Beside, Gamma, RowScales) = (At(&t.Beside), At(&t.Gamma), At(&t.RowScales));
             (Also, AlsoStep, CopyA, CopyB, Sums) = (At(&t.Also), At(&t.AlsoStep), At(&t.CopyA), At(&t.CopyB), At(&t.Sums));
             int At(void* field) => (int)((byte*)field - o);
         }
@@ -39,15 +39,15 @@ internal static unsafe partial class TileCode
 
     /// <summary>A tile whose rows of a are read along k (ARow apart, AStep 1) and whose b is packed 48 wide.</summary>
     /// <param name="rounds">c is bfloat16 and only written.</param>
-    /// <param name="curve">What becomes of the sums; c is only written then.</param>
-    public static Assembler AlongRows(int vectors, bool pairs, bool rounds = false, TileCurve curve = TileCurve.None)
+    /// <param name="finish">What becomes of the sums; if anything, c is only written.</param>
+    public static Assembler AlongRows(int vectors, bool pairs, bool rounds = false, Finish finish = Finish.Plain)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only
         Fields f = new();
         (AssemblerRegister64 a, AssemblerRegister64 a4, AssemblerRegister64 row, AssemblerRegister64 row3, AssemblerRegister64 b) =
             (rax, rdx, rcx, rsi, r8);
-        bool curved = curve != TileCurve.None;
-        if (curved)
+        bool finished = finish != Finish.Plain;
+        if (finished)
         {
             c.push(r14);
             c.mov(r14, __[rdi + f.Beside]);
@@ -65,10 +65,11 @@ internal static unsafe partial class TileCode
             c.add(b, steps * MicroKernels.Vectors * Line);
             c.add(a, steps * sizeof(float));
             c.add(a4, steps * sizeof(float));
-        }, rounds ? 1 : 0, curved);
-        if (curved)
+        }, rounds ? 1 : 0, finished);
+        if (finished)
         {
-            EndCurved(c, f, vectors, rounds, curve);
+            if (finish == Finish.Residual) EndResidual(c, f, vectors);
+            else EndCurved(c, f, vectors, rounds, finish);
             c.pop(r14);
         }
         else if (rounds) EndRounded(c, f, vectors);
@@ -208,6 +209,29 @@ internal static unsafe partial class TileCode
         {
             c.vcvtneps2bf16(Ymm[i], Zmm[i]);
             c.vmovups(CHalf(i / vectors, i % vectors), Ymm[i]);
+        }
+        Leave(c);
+    }
+
+    /// <summary>Stores what lies beside + scale·gamma·sums: every row has a scale, every column a gamma.</summary>
+    private static void EndResidual(Assembler c, in Fields f, int vectors)
+    {
+        CRows(c, f);
+        c.mov(r8, __[rdi + f.Beside]);
+        c.lea(r9, __[r8 + rcx * 4]);
+        c.mov(r10, __[rdi + f.Gamma]);
+        c.mov(r11, __[rdi + f.RowScales]);
+        for (int j = 0; j < vectors; j++) c.vmovups(Zmm[29 + j], __zmmword_ptr[r10 + j * Line]);
+        for (int r = 0; r < Rows; r++)
+        {
+            c.vbroadcastss(zmm24, __dword_ptr[r11 + r * sizeof(float)]);
+            for (int j = 0; j < vectors; j++)
+            {
+                int i = r * vectors + j;
+                c.vmulps(Zmm[25 + i % 4], zmm24, Zmm[29 + j]);
+                c.vfmadd213ps(Zmm[i], Zmm[25 + i % 4], Whole(r < 4 ? r8 : r9, r, j));
+                c.vmovups(CVector(r, j), Zmm[i]);
+            }
         }
         Leave(c);
     }

@@ -41,7 +41,9 @@ internal static unsafe partial class TileCode
     /// <param name="pairs">What is copied lies in memory as rows of bfloat16, AStep and BRow being two of them, and is paired on its way.</param>
     /// <param name="copiesA">Rows of a go to CopyA, eight numbers after eight numbers, and their sums to Sums.</param>
     /// <param name="copiesB">Rows of b go to CopyB, 48 numbers after 48 numbers.</param>
-    /// <param name="rounds">Rows of a that are copied in pairs are float32 and are rounded on their way. A turn asks for two rows then, Ahead and the one after it.</param>
+    /// <param name="rounds">
+    /// Rows of a that are copied in pairs are float32 and rounded on their way. A turn asks for two rows then, AheadStep being two.
+    /// </param>
     public static Assembler Gathering(int vectors, bool pairs, bool copiesA, bool copiesB, bool rounds = false)
     {
         Assembler c = new(64) { PreferVex = false };   // registers 16 to 31 exist in EVEX only

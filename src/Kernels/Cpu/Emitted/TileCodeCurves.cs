@@ -4,19 +4,6 @@ using static MimEngine.Kernels.Cpu.Emitted.VectorRegisters;
 
 namespace MimEngine.Kernels.Cpu.Emitted;
 
-/// <summary>What a tile does with its finished sums before it stores them.</summary>
-internal enum TileCurve : byte
-{
-    /// <summary>Nothing.</summary>
-    None,
-
-    /// <summary>GELU of them goes to Beside.</summary>
-    Gelu,
-
-    /// <summary>They are multiplied by GELU′ of what lies at Beside.</summary>
-    Slope,
-}
-
 /// <summary>Tiles that end with GELU or its slope, the operations of <see cref="GeluPieces"/> in their order: the same bits.</summary>
 internal static unsafe partial class TileCode
 {
@@ -25,9 +12,9 @@ internal static unsafe partial class TileCode
     /// stack; the other half is read with the permutation.
     /// </summary>
     /// <param name="half">c and what lies beside it are bfloat16.</param>
-    private static void EndCurved(Assembler c, in Fields f, int vectors, bool half, TileCurve curve)
+    private static void EndCurved(Assembler c, in Fields f, int vectors, bool half, Finish finish)
     {
-        bool slope = curve == TileCurve.Slope;
+        bool slope = finish == Finish.Slope;
         int terms = slope ? GeluPieces.SlopeTerms : GeluPieces.GeluTerms, spilled = vectors == 3 ? 3 : 0, kept = Rows - spilled, next = 31;
         float* table = slope ? GeluPieces.Slope : GeluPieces.Gelu, constants = table + terms * GeluPieces.Pieces;
         var tables = new AssemblerRegisterZMM[terms];

@@ -13,7 +13,8 @@ internal sealed unsafe class TileRoutines
 
     private readonly nint[] _gather = new nint[6 * (MicroKernels.Vectors + 1)];
 
-    private readonly nint[] _curved = new nint[2 * (MicroKernels.Vectors + 1)];
+    private readonly nint[] _finished = new nint[Finishes * (MicroKernels.Vectors + 1)];
+    private const int Finishes = (int)Finish.Residual + 1;
 
     private readonly nint _chains;
 
@@ -28,8 +29,8 @@ internal sealed unsafe class TileRoutines
                 _gather[6 * v + copies] = code.Add(TileCode.Gathering(v, pairs, (copies & 1) != 0, (copies & 2) != 0));
             for (int copiesB = 0; pairs && copiesB < 2; copiesB++)
                 _gather[6 * v + 4 + copiesB] = code.Add(TileCode.Gathering(v, pairs, true, copiesB != 0, rounds: true));
-            _curved[2 * v] = code.Add(TileCode.AlongRows(v, pairs, pairs, TileCurve.Gelu));
-            _curved[2 * v + 1] = code.Add(TileCode.AlongRows(v, pairs, pairs, TileCurve.Slope));
+            for (Finish finish = Finish.Gelu; finish <= Finish.Residual; finish++)
+                _finished[Finishes * v + (int)finish] = code.Add(TileCode.AlongRows(v, pairs, pairs && finish != Finish.Residual, finish));
             if (pairs) _rounded[v] = code.Add(TileCode.AlongRows(v, pairs, rounds: true));
         }
         if (pairs) _chains = code.Add(TileCode.DotChains());
@@ -60,10 +61,11 @@ internal sealed unsafe class TileRoutines
     public void AlongRounded(Tile* t, int vectors) => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_rounded[vectors])(t);
 
     /// <summary>
-    /// As <see cref="Along"/>, ending with GELU, or with its slope: c, which is only written, and what lies at Beside are float32, of pairs bfloat16.
+    /// As <see cref="Along"/>, ending with GELU, with its slope, or added to a residual: c is only written. It and what lies at Beside are float32, of pairs
+    /// bfloat16, but a residual and its sum are always float32.
     /// </summary>
-    public void AlongCurved(Tile* t, int vectors, bool slope)
-        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_curved[2 * vectors + (slope ? 1 : 0)])(t);
+    public void AlongFinished(Tile* t, int vectors, Finish finish)
+        => ((delegate* unmanaged[SuppressGCTransition]<Tile*, void>)_finished[Finishes * vectors + (int)finish])(t);
 
     /// <summary>Of pairs only: 24 VDPBF16PS a turn, nothing else.</summary>
     public void Chains(nint turns) => ((delegate* unmanaged[SuppressGCTransition]<nint, void>)_chains)(turns);
