@@ -48,33 +48,36 @@ internal static unsafe class Fast
         public static Corner MayHold<TB>(byte* p, nint stride, TB threshold, bool few) where TB : struct, IByteLanes<TB>
         {
             TB center = TB.Load(p), high = TB.Plus(center, threshold), low = TB.Minus(center, threshold);
-            TB a = TB.Load(p + 3 * stride), b = TB.Load(p - 3 * stride), one = TB.Max(a, b), both = TB.Min(a, b);
+            TB v0 = TB.Load(p + 3 * stride), v8 = TB.Load(p - 3 * stride), one = TB.Max(v0, v8), both = TB.Min(v0, v8);
             if (!TB.AnyAbove(one, high, low, both)) return Corner.None;
             // An arc of 9 ends on the pixel opposite its first: it holds one pixel at least of every pair, and both of one pair.
-            byte* u1 = p - stride, u2 = u1 - stride, u3 = u2 - stride, d1 = p + stride, d2 = d1 + stride, d3 = d2 + stride;
-            (a, b) = (TB.Load(p + 3), TB.Load(p - 3));
-            (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
-            (a, b) = (TB.Load(d2 + 2), TB.Load(u2 - 2));
-            (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
-            (a, b) = (TB.Load(u2 + 2), TB.Load(d2 - 2));
-            (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+            Pair(ref one, ref both, p, 3);
+            Pair(ref one, ref both, p, 2 * stride + 2);
+            Pair(ref one, ref both, p, 2 * stride - 2);
             TB bright = one, dark = both;
             if (few)
             {
                 // Beside a straight edge 8 pixels differ and no pair lies on one side of it: nearly all that passes all pairs is a corner.
-                (a, b) = (TB.Load(d3 + 1), TB.Load(u3 - 1));
-                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
-                (a, b) = (TB.Load(d1 + 3), TB.Load(u1 - 3));
-                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
-                (a, b) = (TB.Load(u1 + 3), TB.Load(d1 - 3));
-                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
-                (a, b) = (TB.Load(u3 + 1), TB.Load(d3 - 1));
-                (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
+                Pair(ref one, ref both, p, 3 * stride + 1);
+                Pair(ref one, ref both, p, stride + 3);
+                Pair(ref one, ref both, p, stride - 3);
+                Pair(ref one, ref both, p, 3 * stride - 1);
                 (bright, dark) = (TB.Min(one, both), TB.Max(one, both));
             }
             // One branch for most, and none between the two kinds: neither would be foreseen.
             if (!TB.AnyAbove(bright, high, low, dark)) return Corner.None;
             return (Corner)(Unsafe.BitCast<bool, byte>(TB.AnyAbove(bright, high)) | Unsafe.BitCast<bool, byte>(TB.AnyAbove(low, dark)) << 1);
+        }
+
+        /// <summary>
+        /// One more pair of opposite pixels: <paramref name="one"/> is the least of the pairs' larger pixels, <paramref name="both"/> the largest of their
+        /// smaller ones.
+        /// </summary>
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static void Pair<TB>(ref TB one, ref TB both, byte* p, nint offset) where TB : struct, IByteLanes<TB>
+        {
+            TB a = TB.Load(p + offset), b = TB.Load(p - offset);
+            (one, both) = (TB.Min(one, TB.Max(a, b)), TB.Max(both, TB.Min(a, b)));
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
