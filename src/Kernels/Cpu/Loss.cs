@@ -187,8 +187,8 @@ public sealed unsafe partial class CpuBackend
         /// <summary>Any hidden patch, run by run.</summary>
         private float Patch(float* dx, float* x, int row, float* target, float* w)
         {
-            int across = width / patch, length = height / patch * across, cellHeight = height / cellRows;
-            int b = row / length, top = row % length / across * patch, left = row % length % across * patch;
+            int cellHeight = height / cellRows;
+            (int b, int top, int left) = Place(row);
             float* pixels = Pixels(row);
             long plane = (long)height * width;
             TV sum = TV.Zero;
@@ -213,19 +213,26 @@ public sealed unsafe partial class CpuBackend
         private static TV Slope(TV d, TV slope, bool square)
             => square ? slope * (d + d) : TV.Where(d, TV.Zero, slope, TV.Where(TV.Zero, d, TV.Zero - slope, TV.Zero));
 
+        /// <summary>Where a patch lies.</summary>
+        private (int Picture, int Top, int Left) Place(int row)
+        {
+            int across = width / patch, length = height / patch * across;
+            return (row / length, row % length / across * patch, row % length % across * patch);
+        }
+
         /// <summary>The first pixel of a patch.</summary>
         private float* Pixels(int row)
         {
-            int across = width / patch, length = height / patch * across;
-            return images + (long)(row / length) * 3 * height * width + (long)(row % length / across) * patch * width + row % length % across * patch;
+            (int b, int top, int left) = Place(row);
+            return images + (long)b * 3 * height * width + (long)top * width + left;
         }
 
         /// <summary>The weight of each number of a channel of a patch.</summary>
         private void SpreadWeights(float* w, int row)
         {
-            int across = width / patch, length = height / patch * across, cellHeight = height / cellRows;
-            int top = row % length / across * patch, left = row % length % across * patch;
-            float* cells = weights + (long)(row / length) * cellRows * cellCols;
+            int cellHeight = height / cellRows;
+            (int b, int top, int left) = Place(row);
+            float* cells = weights + (long)b * cellRows * cellCols;
             for (int dy = 0; dy < patch; dy++, w += patch)
                 if (dy == 0 || (top + dy) % cellHeight == 0) SpreadWeights(w, cells, top + dy, left);
                 else Lines<TV>.Copy(w, w - patch, patch);
